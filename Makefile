@@ -1,0 +1,65 @@
+# The front door: make demo, make test, make bench NAME=…
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test unit lint types imports bench lock wheel clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+# --no-deps: the lock is complete, and what it leaves out on purpose stays out.
+$(VENV)/.demo: requirements/demo.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fanout needs Python 3.11 or later: make demo PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV)"
+	@$(PIP) install --no-deps --require-hashes -r requirements/demo.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo requirements/dev.lock
+	@echo "installing the tools for tests into $(VENV)"
+	@$(PIP) install --no-deps --require-hashes -r requirements/dev.lock
+	@touch $@
+
+demo: $(VENV)/.demo  ## extract from a novel with a real model, on this machine, start to finish
+	@$(BIN)/fanout demo $(ARGS)
+
+up: $(VENV)/.demo  ## Redis, a local model, a worker and Flower, until Ctrl-C
+	@$(BIN)/fanout up $(ARGS)
+
+test: $(VENV)/.dev  ## all tests: unit, integration, acceptance
+	@$(BIN)/python -P -m pytest $(ARGS)
+
+unit: $(VENV)/.dev  ## the tests without network, in seconds
+	@$(BIN)/python -P -m pytest tests/unit $(ARGS)
+
+lint: $(VENV)/.dev  ## style and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## strict types
+	@$(BIN)/mypy
+
+imports: $(VENV)/.dev  ## who may import whom
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/.dev  ## one benchmark: make bench NAME=demo
+	@test -n "$(NAME)" || { echo "name one: $$(ls -d benchmarks/*/ | xargs -n1 basename | tr '\n' ' ')" >&2; exit 2; }
+	@$(BIN)/python -P benchmarks/$(NAME) $(ARGS)
+
+wheel: $(VENV)/.dev  ## build dist/*.whl and install it into an empty environment
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation --wheel . >/dev/null
+	@ls dist/*.whl
+
+lock:  ## renew the lock files (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --no-annotate --overrides requirements/overrides.txt --extra local \
+	  requirements/demo.in pyproject.toml -o requirements/demo.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --no-annotate -c requirements/demo.lock requirements/dev.in -o requirements/dev.lock
+
+clean:  ## remove what was built or installed here
+	rm -rf $(VENV) dist fanout-demo .mypy_cache .ruff_cache .pytest_cache
