@@ -1,0 +1,40 @@
+"""The exceptions a user of fanout can meet.
+
+    FanoutError
+    ├── UsageError            exit code 2: the command, a file or the configuration is wrong
+    │   ├── ConfigError       fanout.toml or FANOUT_* cannot be used
+    │   ├── UnknownTask       no task kind of that name is installed
+    │   └── PluginError       a task kind is installed but cannot be imported
+    ├── Unavailable           exit code 2: Redis or an endpoint does not answer
+    └── JobError              the job is unknown, or in a state that forbids the call
+
+How one request to a model fails is a different matter: see `fanout.failures`.
+"""
+
+
+class FanoutError(Exception):
+    """Something fanout refuses or cannot do; the message is one sentence for a person."""
+
+
+class UsageError(FanoutError):
+    """The command, a file or the configuration is wrong, and a person has to mend it."""
+
+
+class ConfigError(UsageError):
+    """fanout.toml or a FANOUT_* variable cannot be used."""
+
+
+class UnknownTask(UsageError):
+    """No task kind of that name is installed."""
+
+
+class PluginError(UsageError):
+    """A task kind is installed but cannot be imported or does not follow the protocol."""
+
+
+class Unavailable(FanoutError):
+    """Redis or an endpoint does not answer."""
+
+
+class JobError(FanoutError):
+    """The job is unknown, or in a state that forbids the call."""

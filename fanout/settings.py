@@ -1,0 +1,260 @@
+"""Settings from `fanout.toml` and FANOUT_*, built once and passed down.
+
+Sources, first wins: arguments, the environment (`FANOUT_REDIS`, `FANOUT_ENDPOINT__SPARK__URL`),
+the file named by `FANOUT_CONFIG` or `./fanout.toml`, and what a running `fanout up` left in
+`./.fanout/stack.toml`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from fanout.errors import ConfigError, FanoutError
+from fanout.timeouts import DEFAULT_MIN_TOKENS_PER_S
+
+CONFIG_FILE = Path("fanout.toml")
+STACK_FILE = Path(".fanout/stack.toml")
+
+Effort = Literal["none", "minimal", "low", "medium", "high"]
+
+
+def _is_name(value: str) -> str:
+    # Names become part of Redis keys, queue names and metric labels.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
+        raise ValueError(f"{value!r} is not a name: use letters, digits, '_', '-' and '.'")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_is_name)]
+
+
+class Endpoint(BaseModel):
+    """One model server.
+
+    Attributes:
+        name: its name in logs, records and metrics; the key of its table in fanout.toml.
+        url: base URL of its OpenAI-compatible API; `/v1` is added where it is missing.
+        model: model to ask for; empty = the only one that the server serves.
+        tier: the group of endpoints that share a queue.
+        concurrency: N, requests in flight at this server.
+        api_key: sent as a bearer token; `api_key_file` names a file that holds it.
+        reasoning_effort: sent with each request unless the task sets its own.
+        timeout_s: seconds to wait for one reply; derived from the work when not set.
+        min_tokens_per_s: slowest tokens/s of one sequence at N, for the derived timeout.
+        stream: read replies token by token: measures the time to the first token.
+        extra: keys added to each request's body as they are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name = "default"
+    url: str
+    model: str | None = None
+    tier: Name = "default"
+    concurrency: PositiveInt = 64
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    reasoning_effort: Effort | None = None
+    timeout_s: PositiveFloat | None = None
+    min_tokens_per_s: PositiveFloat = DEFAULT_MIN_TOKENS_PER_S
+    stream: bool = False
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("url")
+    @classmethod
+    def _base_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"{value!r} is not an http:// or https:// URL")
+        path = parts.path.rstrip("/")
+        if not path.endswith("/v1"):
+            path += "/v1"
+        return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+    @property
+    def root(self) -> str:
+        """The server's URL without `/v1`, where `/health` and `/metrics` are."""
+        return self.url.removesuffix("/v1")
+
+    def key(self) -> str | None:
+        """The bearer token, read from its file where one is named.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        if self.api_key_file is None:
+            return self.api_key.get_secret_value() if self.api_key else None
+        try:
+            return self.api_key_file.read_text().strip()
+        except OSError as error:
+            raise ConfigError(
+                f"endpoint {self.name}: cannot read api_key_file {self.api_key_file}: "
+                f"{error.strerror}"
+            ) from error
+
+
+class _TomlFile(PydanticBaseSettingsSource):
+    """A TOML file as a settings source; says which file is broken, and where."""
+
+    def __init__(self, settings_cls: type[BaseSettings], path: Path, required: bool) -> None:
+        super().__init__(settings_cls)
+        self._path = path
+        self._required = required
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # the whole file is read at once, in __call__
+
+    def __call__(self) -> dict[str, Any]:
+        try:
+            return tomllib.loads(self._path.read_text())
+        except FileNotFoundError as error:
+            if not self._required:
+                return {}
+            raise ConfigError(f"there is no configuration file {self._path}") from error
+        except OSError as error:
+            raise ConfigError(f"cannot read {self._path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self._path} is not valid TOML: {error}") from error
+
+
+class Settings(BaseSettings):
+    """Everything configurable.
+
+    Attributes:
+        redis: URL of the broker, job store and result backend (redis://, rediss://, valkey://).
+        endpoint: the model servers, by name.
+        window: items submitted and not yet written by the client, at most; None = 4 x N of the
+            tier, at least 1,024.
+        flower: address of a running Flower, as `fanout up` leaves it.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="FANOUT_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+    )
+
+    redis: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    endpoint: dict[str, Endpoint] = Field(default_factory=dict)
+    window: PositiveInt | None = None
+    flower: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_endpoints(cls, values: Any) -> Any:
+        tables = values.get("endpoint") if isinstance(values, dict) else None
+        if not isinstance(tables, dict):
+            return values
+        named = {
+            name: {**table, "name": name} if isinstance(table, dict) else table
+            for name, table in tables.items()
+        }
+        return {**values, "endpoint": named}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        named = os.environ.get("FANOUT_CONFIG")
+        return (
+            init_settings,
+            env_settings,
+            _TomlFile(settings_cls, Path(named) if named else CONFIG_FILE, bool(named)),
+            _TomlFile(settings_cls, STACK_FILE, required=False),
+        )
+
+    @property
+    def redis_url(self) -> str:
+        """The Redis URL with its password, in the form that redis-py and kombu read."""
+        url = self.redis.get_secret_value()
+        return re.sub(r"^valkey(s?)://", r"redis\1://", url)
+
+    @property
+    def redis_name(self) -> str:
+        """The Redis URL without its password, for messages."""
+        parts = urlsplit(self.redis_url)
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+    def tiers(self) -> tuple[str, ...]:
+        """Names of the configured tiers, in the order of their first endpoint."""
+        return tuple(dict.fromkeys(endpoint.tier for endpoint in self.endpoint.values()))
+
+    def endpoints_of(self, tier: str) -> tuple[Endpoint, ...]:
+        """The endpoints that serve `tier`.
+
+        Raises:
+            ConfigError: none does.
+        """
+        found = tuple(e for e in self.endpoint.values() if e.tier == tier)
+        if found:
+            return found
+        if not self.endpoint:
+            raise ConfigError(
+                "no endpoint is configured: add one to fanout.toml, set "
+                "FANOUT_ENDPOINT__NAME__URL, or start a local model with `fanout up`"
+            )
+        raise ConfigError(f"no endpoint serves tier {tier!r}; tiers: {', '.join(self.tiers())}")
+
+    def tier_or_default(self, tier: str | None) -> str:
+        """`tier`, or the only one that is configured.
+
+        Raises:
+            ConfigError: no endpoint serves it, or there are several to choose from.
+        """
+        tiers = self.tiers()
+        if tier is None and len(tiers) > 1:
+            raise ConfigError(f"several tiers are configured, name one: {', '.join(tiers)}")
+        chosen = tier or (tiers[0] if tiers else "default")
+        self.endpoints_of(chosen)
+        return chosen
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Build the settings from their sources; `overrides` that are None are ignored.
+
+    Raises:
+        ConfigError: a source cannot be read or holds something invalid; names the key.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except FanoutError:
+        raise
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise ConfigError(
+            f"configuration: {place}: {first['msg'].removeprefix('Value error, ')}"
+        ) from None
+    except ValueError as error:  # a FANOUT_* variable that is not JSON where JSON is needed
+        raise ConfigError(f"configuration: {error}") from error

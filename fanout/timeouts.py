@@ -1,0 +1,72 @@
+"""The client's timeout follows from the work; a shorter one kills every request.
+
+A reply without streaming shows no byte until it is done. With N requests in flight and r tokens/s
+for each, max_tokens takes max_tokens / r seconds: 1,024 tokens at 3.6 tokens/s is 285 s, and a
+client that waits for 180 s gets nothing while the server looks busy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fanout.errors import ConfigError
+
+#: Slowest tokens/s of one sequence to expect when the user says nothing. The published curves of a
+#: DGX Spark at their peaks give 2.85 and 3.62; a server that queues gives 2.13.
+DEFAULT_MIN_TOKENS_PER_S = 2.0
+
+#: Room for the spread of decode speed between sequences of one batch.
+MARGIN = 1.5
+
+#: Seconds for connecting, reading the prompt and waiting for the first slot.
+PREFILL_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeout:
+    """A derived timeout and the numbers that it follows from.
+
+    Attributes:
+        max_tokens: completion tokens one request may take.
+        min_tokens_per_s: slowest decode speed of one sequence at N in flight.
+        seconds: what the client waits for one reply.
+    """
+
+    max_tokens: int
+    min_tokens_per_s: float
+    seconds: float
+
+    def arithmetic(self) -> str:
+        """The calculation in one line, for a person to check."""
+        return (
+            f"{self.max_tokens} tokens / {self.min_tokens_per_s:g} tokens/s x {MARGIN:g} "
+            f"+ {PREFILL_S:g} s = {needed(self.max_tokens, self.min_tokens_per_s):.0f} s"
+        )
+
+
+def needed(max_tokens: int, min_tokens_per_s: float) -> float:
+    """Seconds that one reply of `max_tokens` may take at the slowest expected speed."""
+    return max_tokens / min_tokens_per_s * MARGIN + PREFILL_S
+
+
+def derive(max_tokens: int, min_tokens_per_s: float, wanted_s: float | None) -> Timeout:
+    """The timeout for requests of `max_tokens`, or the user's own if it is long enough.
+
+    Args:
+        max_tokens: completion tokens one request may take.
+        min_tokens_per_s: slowest decode speed of one sequence at N in flight.
+        wanted_s: the endpoint's `timeout_s`, in seconds, if set.
+
+    Raises:
+        ConfigError: `wanted_s` is shorter than the work can take.
+    """
+    least = needed(max_tokens, min_tokens_per_s)
+    if wanted_s is None:
+        return Timeout(max_tokens, min_tokens_per_s, least)
+    if wanted_s < least:
+        arithmetic = Timeout(max_tokens, min_tokens_per_s, least).arithmetic()
+        raise ConfigError(
+            f"timeout_s = {wanted_s:g} would kill requests that are still running: {arithmetic}; "
+            "raise timeout_s, lower max_tokens, or set min_tokens_per_s to what you measured"
+        )
+    return Timeout(max_tokens, min_tokens_per_s, wanted_s)
