@@ -1,0 +1,61 @@
+"""`python -P -m fanout_workers`: one worker process; `fanout worker` starts it.
+
+`-P` keeps the current folder off the path, and the Celery app is built here rather than found by
+`celery -A`, which would put that folder first: a `tasks.py` there must not shadow anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import sys
+
+from fanout import FanoutError, load_settings
+from fanout.registry import load_kinds
+from fanout_workers.app import create_app
+
+EXIT_USAGE = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a worker until it is told to stop; returns the process's exit code."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=options.loglevel.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # At INFO Celery logs what each task returns, and replies do not belong into logs.
+    logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
+    name = options.name or f"fanout-{options.tier}-{os.getpid()}@{platform.node()}"
+    try:
+        settings = load_settings(redis=options.redis)
+        app = create_app(
+            settings, settings.tier_or_default(options.tier), name, load_kinds(options.task)
+        )
+    except FanoutError as error:
+        print(f"fanout worker: {error}", file=sys.stderr)  # noqa: T201 - the command's own words
+        return EXIT_USAGE
+    worker = app.Worker(
+        hostname=name,
+        loglevel=options.loglevel.upper(),
+        without_gossip=True,
+        without_mingle=True,
+        quiet=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fanout worker")
+    parser.add_argument("--tier")
+    parser.add_argument("--redis")
+    parser.add_argument("--name")
+    parser.add_argument("--task", action="append", default=[])
+    parser.add_argument("--loglevel", default="info")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The Celery app of a worker process: one Celery task a task kind, on the asyncio pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Reject
+from celery.signals import worker_shutting_down
+
+from fanout import Item, Record, Settings, Task
+from fanout.queue import queue_of, task_name
+from fanout_workers import events
+from fanout_workers.attempts import Stopping
+from fanout_workers.pool import on_loop_start, on_loop_stop
+from fanout_workers.runtime import Runtime
+
+#: Items held beyond those in flight, waiting for a permit or a back-off: a refill never waits
+#: for Redis.
+RESERVE = 32
+
+
+def slots_of(settings: Settings, tier: str) -> int:
+    """Items a worker of `tier` holds at a time: every permit taken, and the reserve."""
+    return sum(endpoint.concurrency for endpoint in settings.endpoints_of(tier)) + RESERVE
+
+
+def create_app(settings: Settings, tier: str, name: str, kinds: Mapping[str, type[Task]]) -> Celery:
+    """The app of a worker that serves `tier`.
+
+    Args:
+        settings: Redis and endpoints.
+        tier: the tier to serve.
+        name: the worker's node name.
+        kinds: the task kinds it can run, by name.
+    """
+    app = Celery(
+        "fanout", broker=settings.redis_url, backend=settings.redis_url, set_as_current=True
+    )
+    app.conf.update(
+        worker_pool="fanout_workers.pool:AsyncPool",
+        worker_concurrency=slots_of(settings, tier),
+        worker_prefetch_multiplier=1,
+        worker_disable_rate_limits=True,
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        task_default_queue=queue_of(tier),
+        task_acks_late=True,
+        task_track_started=False,
+        # A name that this worker does not know is some other worker's, or a newer client's.
+        task_reject_on_worker_lost=True,
+        accept_content=["json"],
+        result_expires=86_400,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            # Celery hands an item out again when its worker has been silent for so long.
+            "visibility_timeout": 3600,
+            "health_check_interval": 25,
+            "socket_keepalive": True,
+        },
+    )
+    runtime = Runtime(settings, tier, name, kinds)
+    on_loop_start(runtime.open)
+    on_loop_stop(runtime.close)
+    # weak=False: the closure has no other owner.
+    worker_shutting_down.connect(lambda **_: runtime.begin_stop(), weak=False)
+    for kind in kinds:
+        _register(app, runtime, kind)
+    return app
+
+
+def _register(app: Celery, runtime: Runtime, kind: str) -> None:
+    @app.task(
+        name=task_name(kind),
+        bind=True,
+        Request="fanout_workers.events:ItemRequest",
+        typing=False,
+    )
+    async def run(self: Any, params: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+        request = self.request
+        item = Item.model_validate({"id": request.id, **fields})
+        try:
+            record = await runtime.runner.run(kind, item, params or {}, request.id)
+        except Stopping as stopping:
+            raise Reject("the worker is shutting down", requeue=True) from stopping
+        events.note(request.id, {"job": item.job, **events.fields_of(record)})
+        return _summary(record) if request.ignore_result else record.model_dump(mode="json")
+
+
+def _summary(record: Record) -> dict[str, Any]:
+    # Nobody keeps this result; it is only shown in events, where no reply belongs.
+    return {"id": record.id, "status": record.status}

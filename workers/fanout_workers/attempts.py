@@ -1,0 +1,172 @@
+"""One request of an item, tried until it gives an answer or its kind of failure has no tries left.
+
+The answer to each kind of failure is `fanout.failures.POLICIES`; what is changed before the next
+try is `mended` below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fanout import ChatRequest, ConfigError, Failure, Invalid, Kind, Reply, Task, Usage
+from fanout.failures import POLICIES
+from fanout_workers.model import ModelClient
+from fanout_workers.permits import Permits
+
+#: Efforts at which a model reasons too little for a lower one to help.
+_LEAST_EFFORT = ("none", "minimal", "low")
+
+
+class Stopping(Exception):
+    """The worker is shutting down: the item has to go back into the queue."""
+
+
+@dataclass(slots=True)
+class Effort:
+    """What the requests of one item have cost so far.
+
+    Attributes:
+        attempts: requests whose outcome says something about the item.
+        retried: failures by kind, those mended by a retry included.
+        usage: tokens, those of failed tries included.
+        permit_s: seconds spent waiting for permits.
+        endpoint: name of the endpoint asked last.
+        reply: the last reply.
+    """
+
+    attempts: int = 0
+    retried: Counter[str] = field(default_factory=Counter)
+    usage: Usage = field(default_factory=Usage)
+    permit_s: float = 0.0
+    endpoint: str | None = None
+    reply: Reply | None = None
+
+
+class Asker:
+    """Asks the endpoints of a tier.
+
+    Args:
+        permits: bounds what is in flight.
+        clients: the model clients, by endpoint name.
+        stopping: set when the worker begins to shut down.
+    """
+
+    def __init__(
+        self, permits: Permits, clients: Mapping[str, ModelClient], stopping: asyncio.Event
+    ) -> None:
+        self._permits = permits
+        self._clients = clients
+        self._stopping = stopping
+
+    async def ask(
+        self, task: Task, request: ChatRequest, payload: Any, effort: Effort, request_id: str
+    ) -> Any:
+        """The part that `task` makes of the model's answer to `request`.
+
+        Args:
+            task: validates the reply.
+            request: the first request; later ones are derived from it.
+            payload: the item's payload, for the validation.
+            effort: takes what this costs.
+            request_id: prefix of the id of each request in the server's log.
+
+        Raises:
+            Failure: the last one, when its kind has no tries left.
+            Stopping: the worker shuts down while this is waiting.
+        """
+        current, answered = request, None
+        failed: Counter[Kind] = Counter()
+        while True:
+            if self._stopping.is_set():
+                raise Stopping
+            try:
+                return await self._try(task, current, payload, effort, request_id)
+            except Failure as failure:
+                failed[failure.kind] += 1
+                effort.retried[failure.kind] += 1
+                if failure.usage:
+                    effort.usage += failure.usage
+                # Asked for more than the model has room for: what went wrong came before.
+                if failure.kind is Kind.REQUEST and answered is not None:
+                    raise answered from failure
+                policy = POLICIES[failure.kind]
+                if failed[failure.kind] >= policy.tries:
+                    raise
+                if failure.kind.ends_as == "invalid":
+                    answered = failure
+                current = mended(request, current, failure)
+                pause = policy.pause(failed[failure.kind], failure.retry_after)
+                # Jitter: items that failed together must not come back together, and none before
+                # the time that the server asked for.
+                spread = (1.0, 1.25) if failure.retry_after is not None else (0.5, 1.0)
+                await self.pause(pause * random.uniform(*spread))  # noqa: S311 - no secret
+            except ConfigError as error:
+                # The larger budget does not fit the endpoint's timeout_s.
+                if answered is None:
+                    raise
+                raise answered from error
+
+    async def _try(
+        self, task: Task, request: ChatRequest, payload: Any, effort: Effort, request_id: str
+    ) -> Any:
+        tried = f"{request_id}-{sum(effort.retried.values())}"
+        async with self._permits.acquire() as permit:
+            effort.permit_s += permit.waited_s
+            effort.endpoint = permit.endpoint.name
+            try:
+                reply = await self._clients[permit.endpoint.name].complete(request, tried)
+            except Failure as failure:
+                # An overloaded or absent server says nothing about the item.
+                if failure.kind not in (Kind.OVERLOAD, Kind.CONNECT):
+                    effort.attempts += 1
+                raise
+        effort.attempts += 1
+        effort.reply = reply
+        try:
+            part = task.validate(reply, payload)
+        except Invalid as error:
+            refused = Failure(Kind.SCHEMA, str(error), raw=reply.content)
+            refused.usage = reply.usage
+            raise refused from None
+        effort.usage += reply.usage
+        return part
+
+    async def pause(self, seconds: float) -> None:
+        """Wait about that long, without a permit; raises `Stopping` when the worker shuts down."""
+        if not seconds:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+        raise Stopping
+
+
+def mended(first: ChatRequest, current: ChatRequest, failure: Failure) -> ChatRequest:
+    """The request to send after `failure`, changed so that it can go better.
+
+    Args:
+        first: the item's request as the task kind built it.
+        current: the request that failed.
+        failure: how.
+    """
+    match failure.kind:
+        case Kind.TRUNCATED:
+            return replace(current, max_tokens=2 * current.max_tokens)
+        case Kind.REASONING if current.reasoning_effort not in _LEAST_EFFORT:
+            return replace(current, reasoning_effort="low")
+        case Kind.REASONING:
+            return replace(current, max_tokens=2 * current.max_tokens)
+        case Kind.SCHEMA:
+            asked = first.asking_again(failure.raw or "", failure.message)
+            return replace(
+                asked, max_tokens=current.max_tokens, reasoning_effort=current.reasoning_effort
+            )
+        case _:
+            return current

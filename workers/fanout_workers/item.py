@@ -1,0 +1,204 @@
+"""One item from its message to its record."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from fanout import (
+    ChatRequest,
+    ErrorInfo,
+    Failure,
+    FanoutError,
+    Item,
+    Record,
+    Result,
+    Task,
+    Timing,
+    Unavailable,
+    UsageError,
+)
+from fanout.store import Store
+from fanout.wire import sha256_of
+from fanout_workers.attempts import Asker, Effort, Stopping
+from fanout_workers.jobs import Jobs
+
+log = logging.getLogger(__name__)
+
+#: Characters of the model's last reply kept in a record.
+_RAW_LIMIT = 16_000
+#: Seconds between two tries to write a record.
+_SETTLE_PAUSE_S = 1.0
+
+
+class ItemRunner:
+    """Runs items of one tier: builds their requests, asks, validates, settles.
+
+    Args:
+        tier: goes into each record.
+        store: where items of a job are settled.
+        jobs: the task instances.
+        asker: sends requests.
+    """
+
+    def __init__(self, tier: str, store: Store, jobs: Jobs, asker: Asker) -> None:
+        self._tier = tier
+        self._store = store
+        self._jobs = jobs
+        self._asker = asker
+
+    async def run(self, kind: str, item: Item, params: dict[str, Any], request_id: str) -> Record:
+        """The record that ends the item; settled, if the item belongs to a job.
+
+        Raises:
+            Stopping: the worker shuts down; the item is untouched and has to be run again.
+            Unavailable: Redis did not tell what the job is.
+        """
+        record = await self._record_of(kind, item, params, request_id)
+        if item.job is not None and item.ordinal is not None:
+            await self._settle(item.job, item.ordinal, record)
+        return record
+
+    async def _settle(self, job: str, ordinal: int, record: Record) -> None:
+        # The record has to be in Redis before the message is acknowledged. While Redis is away or
+        # full the finished answer waits here: asking the model again would cost far more.
+        while True:
+            try:
+                await self._store.settle(job, ordinal, record)
+                return
+            except Unavailable as error:
+                log.warning("item %s of job %s is not settled yet: %s", record.id, job, error)
+                await self._asker.pause(_SETTLE_PAUSE_S)
+
+    async def _record_of(
+        self, kind: str, item: Item, params: dict[str, Any], request_id: str
+    ) -> Record:
+        started = time.time()
+        clock = time.monotonic()
+        effort = Effort()
+        task: Task | None = None
+        result, error = Result(None), None
+        try:
+            if item.job is None:
+                task = self._jobs.task_for(kind, params)
+            else:
+                task, state = await self._jobs.task_of(item.job)
+                if state == "cancelled":
+                    return self._cancelled(item)
+            result = await self._result_of(task, item.payload, effort, request_id)
+        except Failure as failure:
+            error = ErrorInfo(
+                kind=failure.kind,
+                message=failure.message,
+                raw=failure.raw[:_RAW_LIMIT] if failure.raw else None,
+            )
+        except (Stopping, Unavailable):
+            raise
+        except FanoutError as problem:
+            error = ErrorInfo(kind="input", message=str(problem))
+        except Exception as bug:
+            # A bug in a task kind ends this item; it must not end the worker or loop for ever.
+            log.exception("task kind %s broke on item %s", kind, item.id)
+            error = ErrorInfo(kind="task", message=f"task kind {kind}: {bug!r}")
+        return self._record(item, task, effort, result, error, started, time.monotonic() - clock)
+
+    async def _result_of(
+        self, task: Task, raw_payload: Any, effort: Effort, request_id: str
+    ) -> Result:
+        try:
+            payload = task.Payload.model_validate(raw_payload)
+        except ValidationError as error:
+            raise UsageError(str(error)) from None
+        requests: Sequence[ChatRequest] = tuple(task.requests(payload))
+        if len(requests) == 1:
+            parts = [await self._asker.ask(task, requests[0], payload, effort, request_id)]
+        else:
+            parts = await self._ask_all(task, requests, payload, effort, request_id)
+        return task.reduce(parts, payload)
+
+    async def _ask_all(
+        self,
+        task: Task,
+        requests: Sequence[ChatRequest],
+        payload: Any,
+        effort: Effort,
+        request_id: str,
+    ) -> list[Any]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [
+                    group.create_task(
+                        self._asker.ask(task, request, payload, effort, f"{request_id}.{part}")
+                    )
+                    for part, request in enumerate(requests)
+                ]
+        except ExceptionGroup as errors:
+            # One part that cannot be had ends the item; the group has cancelled the others.
+            stopping, _ = errors.split(Stopping)
+            raise (stopping or errors).exceptions[0] from None
+        return [answer.result() for answer in asked]
+
+    def _record(
+        self,
+        item: Item,
+        task: Task | None,
+        effort: Effort,
+        result: Result,
+        error: ErrorInfo | None,
+        started: float,
+        total_s: float,
+    ) -> Record:
+        reply = effort.reply
+        speed = None
+        if reply and reply.total_s > 0 and reply.usage.completion:
+            speed = round(reply.usage.completion / reply.total_s, 2)
+        queued = started - item.submitted_at if item.submitted_at else None
+        return Record(
+            id=item.id,
+            status=_status_of(error),
+            data=result.data,
+            error=error,
+            attempts=effort.attempts,
+            retried=dict(effort.retried),
+            tier=self._tier,
+            endpoint=effort.endpoint,
+            model=reply.model if reply else None,
+            finish_reason=reply.finish_reason if reply else None,
+            usage=effort.usage,
+            timing=Timing(
+                queued_s=_seconds(queued),
+                permit_s=_seconds(effort.permit_s),
+                ttft_s=_seconds(reply.ttft_s) if reply else None,
+                total_s=_seconds(total_s),
+                tokens_per_s=speed,
+                finished_at=round(started + total_s, 3),
+            ),
+            evidence=result.evidence,
+            input_sha256=sha256_of(item.payload),
+            schema_sha256=task.schema_sha256 if task else None,
+        )
+
+    def _cancelled(self, item: Item) -> Record:
+        return Record(
+            id=item.id,
+            status="cancelled",
+            error=ErrorInfo(kind="cancelled", message="the job was cancelled"),
+            tier=self._tier,
+            timing=Timing(finished_at=round(time.time(), 3)),
+        )
+
+
+def _status_of(error: ErrorInfo | None) -> Any:
+    if error is None:
+        return "ok"
+    return getattr(error.kind, "ends_as", "failed")
+
+
+def _seconds(value: float | None) -> float | None:
+    # Clocks of two machines can differ: a wait is never negative.
+    return None if value is None else round(max(0.0, value), 4)

@@ -1,0 +1,86 @@
+"""What a worker has to know of the jobs whose items it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from fanout import JobError, Task, UsageError
+from fanout.store import JobState, Store
+from fanout.wire import sha256_of
+
+#: How old a job's state may be, in seconds: how long after `cancel` an item may still start.
+_FRESH_S = 1.0
+#: Jobs remembered at most; a long-lived worker must not grow with every job it has seen.
+_LIMIT = 256
+
+
+@dataclass(slots=True)
+class _Known:
+    task: Task
+    state: JobState
+    checked_at: float
+
+
+class Jobs:
+    """The task instances of the jobs in work, with the jobs' states.
+
+    Args:
+        store: where the jobs' specs are.
+        kinds: the task kinds that this worker can run, by name.
+    """
+
+    def __init__(self, store: Store, kinds: Mapping[str, type[Task]]) -> None:
+        self._store = store
+        self._kinds = kinds
+        self._known: dict[str, _Known] = {}
+
+    async def task_of(self, job: str) -> tuple[Task, JobState]:
+        """The job's task and state.
+
+        Raises:
+            JobError: the job is unknown.
+            UsageError: its parameters are not its kind's.
+        """
+        known = self._known.get(job)
+        now = time.monotonic()
+        if known is None:
+            info = await self._store.get(job)
+            known = _Known(self.make(info.spec.kind, info.spec.params), info.state, now)
+            self._remember(job, known)
+        elif now - known.checked_at > _FRESH_S:
+            known.checked_at = now  # before the await: one look-up serves all that come meanwhile
+            state = await self._store.state(job)
+            if state is None:
+                self._known.pop(job, None)
+                raise JobError(f"there is no job {job}")
+            known.state = state
+        return known.task, known.state
+
+    def task_for(self, kind: str, params: Mapping[str, Any]) -> Task:
+        """The task for an item that brings its parameters along."""
+        key = f"{kind} {sha256_of(params)}"
+        known = self._known.get(key)
+        if known is None:
+            known = _Known(self.make(kind, params), "open", time.monotonic())
+            self._remember(key, known)
+        return known.task
+
+    def make(self, kind: str, params: Mapping[str, Any]) -> Task:
+        """A new task instance; raises `UsageError` when the parameters are not the kind's."""
+        if kind not in self._kinds:
+            raise UsageError(f"this worker has no task kind {kind!r}")
+        task = self._kinds[kind]
+        try:
+            return task(task.Params.model_validate(params))
+        except ValidationError as error:
+            raise UsageError(f"{kind}: the parameters are not valid: {error}") from None
+
+    def _remember(self, key: str, known: _Known) -> None:
+        while len(self._known) >= _LIMIT:
+            del self._known[next(iter(self._known))]
+        self._known[key] = known

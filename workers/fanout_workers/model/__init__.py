@@ -1,0 +1,5 @@
+"""The model client: one chat request over HTTP, every way to fail mapped to a failure kind."""
+
+from fanout_workers.model.client import ModelClient, open_transport
+
+__all__ = ["ModelClient", "open_transport"]

@@ -1,0 +1,202 @@
+"""One chat request to one endpoint.
+
+The seam to the network is httpx's transport: tests put in `httpx.MockTransport` or
+`fanout.testing.FakeEndpoint`, workers aiohttp's connections (httpx's own pool scans every
+connection for each request and holds 42 of 256 in flight; docs/performance.md). `AsyncClient` is
+left out on purpose: cookies, redirects and environment proxies are nothing a model server needs.
+
+A request is never tried again here: the limiter and the attempt loop have to see each failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import httpx
+import orjson
+from httpx_aiohttp import AiohttpTransport
+
+from fanout import ChatRequest, Endpoint, Failure, Kind, Reply
+from fanout.failures import kind_of_status
+from fanout.timeouts import derive
+from fanout_workers.model.body import body_of
+from fanout_workers.model.replies import error_message, read_body, reply_of
+from fanout_workers.model.stream import StreamedReply, data_lines
+
+#: vLLM closes an idle connection after 5 s; ours must be gone before.
+_KEEPALIVE_S = 4.0
+_CONNECT_S = 10.0
+#: Errors before the first byte that no waiting mends: the URL or a header is wrong.
+_HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, aiohttp.InvalidURL)
+#: For the list of models, which costs a server nothing.
+_MODELS_S = 30.0
+#: A reply longer than this is a server gone wrong.
+_MAX_REPLY_BYTES = 32 * 2**20
+
+
+def open_transport() -> httpx.AsyncBaseTransport:
+    """Connections for any number of requests; to be made and closed on the running event loop."""
+    session = aiohttp.ClientSession(
+        # limit=0: permits limit what is in flight, and a second limit would only hide there.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None),
+    )
+    return AiohttpTransport(client=session)
+
+
+class ModelClient:
+    """Sends chat requests to one endpoint.
+
+    Args:
+        endpoint: where to, and with what settings.
+        transport: connections, shared by all clients of a process.
+    """
+
+    def __init__(self, endpoint: Endpoint, transport: httpx.AsyncBaseTransport) -> None:
+        self.endpoint = endpoint
+        self._transport = transport
+        self._url = httpx.URL(f"{endpoint.url}/chat/completions")
+        self._headers = {"content-type": "application/json", "accept": "application/json"}
+        if key := endpoint.key():
+            self._headers["authorization"] = f"Bearer {key}"
+        self._model = endpoint.model
+        self._resolving = asyncio.Lock()
+
+    async def complete(self, request: ChatRequest, request_id: str | None = None) -> Reply:
+        """The model's answer.
+
+        Args:
+            request: what to ask.
+            request_id: shown in the server's log and in its reply's id.
+
+        Raises:
+            Failure: in one of the kinds of `fanout.failures`.
+            ConfigError: the endpoint's timeout is too short for the request's max_tokens.
+        """
+        timeout = derive(
+            request.max_tokens, self.endpoint.min_tokens_per_s, self.endpoint.timeout_s
+        )
+        body = body_of(request, self.endpoint, await self._model_name())
+        headers = {**self._headers, "x-request-id": request_id} if request_id else self._headers
+        try:
+            async with asyncio.timeout(timeout.seconds):
+                return await self._post(orjson.dumps(body), headers)
+        except TimeoutError as error:
+            raise Failure(
+                Kind.TIMEOUT, f"no reply in {timeout.seconds:.0f} s ({timeout.arithmetic()})"
+            ) from error
+
+    async def models(self) -> list[str]:
+        """Names of the models that the server serves.
+
+        Raises:
+            Failure: the server does not answer, or not with a list of models.
+        """
+        request = httpx.Request("GET", f"{self.endpoint.url}/models", headers=self._headers)
+        try:
+            async with asyncio.timeout(_MODELS_S), self._sent(request) as response:
+                body = read_body(await _bounded(response))
+        except TimeoutError as error:
+            raise Failure(Kind.TIMEOUT, f"no list of models in {_MODELS_S:g} s") from error
+        listed = body.get("data")
+        if not isinstance(listed, list):
+            raise Failure(Kind.SERVER, "the reply is no list of models")
+        return [str(model["id"]) for model in listed if isinstance(model, dict) and "id" in model]
+
+    async def _model_name(self) -> str:
+        if self._model is None:
+            async with self._resolving:
+                self._model = self._model or self._only(await self.models())
+        return self._model
+
+    def _only(self, served: list[str]) -> str:
+        if len(served) != 1:
+            raise Failure(
+                Kind.REQUEST,
+                f"endpoint {self.endpoint.name} serves {', '.join(served) or 'no model'}: "
+                "name one in its `model`",
+            )
+        return served[0]
+
+    async def _post(self, body: bytes, headers: dict[str, str]) -> Reply:
+        started = time.monotonic()
+        request = httpx.Request("POST", self._url, headers=headers, content=body)
+        async with self._sent(request) as response:
+            if "text/event-stream" in response.headers.get("content-type", ""):
+                collected, ttft_s = await self._read_stream(response, started)
+            else:
+                collected, ttft_s = read_body(await _bounded(response)), None
+        return reply_of(collected, time.monotonic() - started, ttft_s)
+
+    async def _read_stream(
+        self, response: httpx.Response, started: float
+    ) -> tuple[dict[str, object], float | None]:
+        reply = StreamedReply()
+        ttft_s: float | None = None
+        async for data in data_lines(response.aiter_bytes()):
+            reply.feed(data)
+            if ttft_s is None and reply.started:
+                ttft_s = time.monotonic() - started
+        return reply.body(), ttft_s
+
+    @asynccontextmanager
+    async def _sent(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:
+        """The response to a request, its status checked; closed at the end, which aborts it."""
+        request.extensions = {"timeout": {"connect": _CONNECT_S}}
+        try:
+            response = await self._transport.handle_async_request(request)
+        except (httpx.TransportError, OSError, aiohttp.ClientError) as error:
+            kind = Kind.REQUEST if isinstance(error, _HOPELESS) else Kind.CONNECT
+            raise Failure(kind, f"{self._url.netloc.decode()}: {_words(error)}") from error
+        try:
+            if response.status_code // 100 != 2:
+                raise await self._refused(response)
+            yield response
+        except (httpx.TransportError, httpx.DecodingError, OSError, aiohttp.ClientError) as error:
+            raise Failure(Kind.SERVER, f"the reply broke off: {_words(error)}") from error
+        finally:
+            await response.aclose()
+
+    async def _refused(self, response: httpx.Response) -> Failure:
+        status = response.status_code
+        body = await _bounded(response)
+        return Failure(
+            kind_of_status(status),
+            f"HTTP {status}: {error_message(body)}",
+            status=status,
+            retry_after=_retry_after(response.headers.get("retry-after")),
+        )
+
+
+async def _bounded(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > _MAX_REPLY_BYTES:
+            raise Failure(Kind.SERVER, f"the reply is longer than {_MAX_REPLY_BYTES} bytes")
+    return bytes(body)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds from a Retry-After header: a number, or an HTTP date."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        at = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, at.timestamp() - time.time())
+
+
+def _words(error: BaseException) -> str:
+    return str(error).strip() or type(error).__name__

@@ -1,0 +1,125 @@
+"""What one worker process holds while it runs: store, connections, permits, the item runner.
+
+Opened and closed on the event loop that runs the items.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+
+import httpx
+
+from fanout import Settings, Task, Unavailable
+from fanout.store import RedisStore, Store, WorkerInfo
+from fanout_workers.attempts import Asker
+from fanout_workers.health import Health
+from fanout_workers.item import ItemRunner
+from fanout_workers.jobs import Jobs
+from fanout_workers.model import ModelClient, open_transport
+from fanout_workers.permits import Permits
+
+log = logging.getLogger(__name__)
+
+#: How often a worker says that it lives, and how long that holds, in seconds.
+_REPORT_EVERY_S = 2.0
+_REPORT_TTL_S = 10.0
+
+
+class Runtime:
+    """One worker process of one tier.
+
+    Args:
+        settings: endpoints and Redis.
+        tier: the tier to serve.
+        name: the worker's node name.
+        kinds: the task kinds it can run.
+    """
+
+    def __init__(
+        self, settings: Settings, tier: str, name: str, kinds: Mapping[str, type[Task]]
+    ) -> None:
+        self._settings = settings
+        self._tier = tier
+        self._name = name
+        self._kinds = kinds
+        self._permits = Permits(settings.endpoints_of(tier))
+        self._stopping = asyncio.Event()
+        self._store: Store | None = None
+        self._transport: httpx.AsyncBaseTransport | None = None
+        self._reporter: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._runner: ItemRunner | None = None
+        self._problems: dict[str, str] = {}
+
+    @property
+    def runner(self) -> ItemRunner:
+        """Runs items; there only between `open` and `close`."""
+        if self._runner is None:
+            raise RuntimeError("the worker's runtime is not open")
+        return self._runner
+
+    async def open(self) -> None:
+        """Connect; must run on the loop that runs the items."""
+        self._loop = asyncio.get_running_loop()
+        self._store = RedisStore.from_url(self._settings.redis_url, self._settings.redis_name)
+        self._transport = open_transport()
+        clients = {
+            endpoint.name: ModelClient(endpoint, self._transport)
+            for endpoint in self._settings.endpoints_of(self._tier)
+        }
+        self._runner = ItemRunner(
+            self._tier,
+            self._store,
+            Jobs(self._store, self._kinds),
+            Asker(self._permits, clients, self._stopping),
+        )
+        health = Health(clients)
+        self._problems = await health.problems()
+        self._reporter = asyncio.create_task(
+            self._report(self._store, health), name="worker report"
+        )
+
+    async def close(self) -> None:
+        """Say goodbye and let go of all connections."""
+        if self._reporter is not None:
+            self._reporter.cancel()
+            await asyncio.gather(self._reporter, return_exceptions=True)
+        if self._store is not None:
+            with suppress(Unavailable):  # then its time to live ends it
+                await self._store.forget_worker(self._info())
+            await self._store.aclose()
+        if self._transport is not None:
+            await self._transport.aclose()
+
+    def begin_stop(self) -> None:
+        """Let what is in flight finish, and send the rest back; callable from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def _info(self) -> WorkerInfo:
+        return WorkerInfo(
+            name=self._name,
+            tier=self._tier,
+            in_flight=self._permits.in_flight(),
+            capacity=self._permits.limits(),
+            kinds=tuple(self._kinds),
+            problems=self._problems,
+        )
+
+    async def _report(self, store: Store, health: Health) -> None:
+        while True:
+            try:
+                await store.report_worker(self._info(), _REPORT_TTL_S)
+            except Unavailable as error:
+                log.warning("%s", error)
+            await asyncio.sleep(_REPORT_EVERY_S)
+            problems = await health.problems()
+            for name, problem in problems.items():
+                if name not in self._problems:
+                    log.warning("endpoint %s: %s", name, problem)
+            for name in self._problems.keys() - problems.keys():
+                log.warning("endpoint %s answers again", name)
+            self._problems = problems
