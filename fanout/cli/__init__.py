@@ -1,0 +1,70 @@
+"""The command `fanout`.
+
+Exit codes: 0 done and clean; 1 items not ok; 2 usage, configuration, or something that does not
+answer; 3 incomplete; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from fanout import __version__
+from fanout.cli.console import complain
+from fanout.cli.exits import Exit
+from fanout.errors import FanoutError
+
+app = App(
+    name="fanout",
+    help="Keeps a self-hosted LLM server exactly full, and loses nothing on the way.",
+    version=__version__,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+)
+# Named, not imported: a command pays only for what it uses.
+_COMMANDS = {
+    "extract": ("extract:extract", "Extract JSON records from documents."),
+    "review": ("review:review", "Review source files, one request a file."),
+    "agent": ("agent:agent", "Run sub-tasks at the same time and join their answers."),
+    "status": ("jobs:status", "Show jobs with their counts."),
+    "results": ("jobs:results", "Write the records of a job."),
+    "cancel": ("jobs:cancel", "End what has not started."),
+    "up": ("stack:up", "Start everything that is not configured."),
+    "worker": ("stack:worker", "Run one worker process."),
+    "flower": ("stack:flower", "Run Flower with fanout's columns."),
+    "doctor": ("doctor:doctor", "Check Redis, every endpoint and the workers."),
+    "demo": ("demo:demo", "Extract from a novel with a real model, start to finish."),
+}
+for _name, (_where, _help) in _COMMANDS.items():
+    app.command(f"fanout.cli.{_where}", name=_name, help=_help)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code and never shows a traceback for a user's mistake."""
+    try:
+        done = app(
+            list(argv) if argv is not None else None,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except CycloptsError as error:
+        complain(f"{_sentence(error)} (see `fanout --help`)")
+        return Exit.USAGE
+    except FanoutError as error:
+        complain(str(error))
+        return Exit.USAGE
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has left: nothing is wrong here, and nobody to tell.
+        sys.stderr.close()
+        return Exit.INCOMPLETE
+    return done if isinstance(done, int) else Exit.CLEAN
+
+
+def _sentence(error: CycloptsError) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

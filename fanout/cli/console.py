@@ -1,0 +1,35 @@
+"""Where a person reads: progress and complaints on stderr, data on stdout.
+
+Documents, file names and replies are data: they pass through `plain` before they reach a terminal.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rich.console import Console
+from rich.text import Text
+
+#: Progress and messages. rich honours NO_COLOR and leaves colour out where nobody sees it.
+stderr = Console(stderr=True, highlight=False, markup=False)
+
+# C0 and C1 controls without newline and tab, and the marks that reverse the reading direction.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: object, limit: int | None = None) -> str:
+    """Text that cannot steer a terminal; cut to `limit` characters, with an ellipsis."""
+    shown = _UNSAFE.sub("\ufffd", str(text))
+    if limit is not None and len(shown) > limit:
+        shown = shown[: limit - 1] + "…"
+    return shown
+
+
+def complain(message: str) -> None:
+    """One sentence on stderr about what is wrong."""
+    stderr.print(Text.assemble(("fanout: ", "bold red"), plain(message)), soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """One line on stderr about what goes on."""
+    stderr.print(Text(plain(message)), soft_wrap=True)

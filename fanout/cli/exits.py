@@ -1,0 +1,13 @@
+"""Exit codes."""
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """What the shell sees."""
+
+    CLEAN = 0
+    NOT_OK = 1
+    USAGE = 2
+    INCOMPLETE = 3
+    INTERRUPTED = 130

@@ -1,0 +1,100 @@
+"""`fanout extract`: documents to JSON records that follow a schema."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from fanout.cli import options
+from fanout.cli.console import stderr
+from fanout.cli.exits import Exit
+from fanout.cli.run import Work, run
+from fanout.cli.summary import summary
+from fanout.cli.writing import write
+from fanout.client import connect
+from fanout.inputs import count_hint, read_inputs
+from fanout.outputs import RecordWriter, open_output
+from fanout.report import Report
+from fanout.schemas import load_schema
+
+
+def extract(
+    *inputs: Annotated[
+        str,
+        Parameter(
+            required=True,
+            allow_leading_hyphen=True,
+            help="JSONL, CSV, Parquet, .txt or .md, a folder, a quoted glob, or - for stdin.",
+        ),
+    ],
+    schema: Annotated[
+        str, Parameter(help="module:Model or file.py:Model (pydantic), or a JSON Schema file.")
+    ],
+    output: options.Output,
+    prompt: options.Prompt = None,
+    text_field: Annotated[
+        str | None, Parameter(help="Field that holds the document; default: text, content, …")
+    ] = None,
+    id_field: Annotated[
+        str | None, Parameter(help="Field that holds the id; default: id, else file and line.")
+    ] = None,
+    field: Annotated[
+        tuple[str, ...],
+        Parameter(help="Another field that travels in the prompt; may be repeated.", negative=""),
+    ] = (),
+    include: Annotated[
+        tuple[str, ...], Parameter(help="In folders: only files that match.", negative="")
+    ] = (),
+    exclude: Annotated[
+        tuple[str, ...], Parameter(help="In folders: no files that match.", negative="")
+    ] = (),
+    max_tokens: options.MaxTokens = None,
+    temperature: Annotated[float | None, Parameter(help="Default: 0.")] = None,
+    reasoning_effort: options.ReasoningEffort = None,
+    tier: options.Tier = None,
+    redis: options.Redis = None,
+    window: Annotated[
+        int | None, Parameter(help="Items submitted ahead of what is written; default: 4 x N.")
+    ] = None,
+    results: options.Results = False,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Extract JSON records from documents.
+
+    Every document gives exactly one record; rows that cannot be read become `skipped` records.
+
+    Example: fanout extract postings.jsonl --schema schema.json -o out.jsonl
+    """
+    documents = read_inputs(
+        inputs, text_field=text_field, id_field=id_field, include=include, exclude=exclude
+    )
+    work = Work(
+        kind="extract",
+        docs=documents,
+        params=options.given(
+            schema=load_schema(schema),
+            prompt=options.prompt_text(prompt),
+            max_tokens=max_tokens,
+            temperature=temperature,
+            reasoning_effort=reasoning_effort,
+            fields=field or None,
+        ),
+        tier=tier,
+        total=count_hint(inputs),
+        window=window,
+        results=results,
+        quiet=quiet,
+    )
+    with open_output(output, overwrite=overwrite) as writer:
+        report = asyncio.run(_extract(redis, work, writer))
+    if not quiet:
+        stderr.print(summary(report))
+    return Exit.CLEAN if report.clean else Exit.NOT_OK
+
+
+async def _extract(redis: str | None, work: Work, writer: RecordWriter) -> Report:
+    async with connect(redis) as fo:
+        return await run(fo, work, lambda batch: write(writer, batch))

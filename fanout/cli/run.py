@@ -1,0 +1,122 @@
+"""What extract, review, agent and demo share: check, submit, collect, report."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from fanout.cli.console import note, plain
+from fanout.cli.live import Live
+from fanout.client import Doc, Fanout, Job
+from fanout.errors import Unavailable
+from fanout.inputs import BadRow
+from fanout.report import Report
+from fanout.wire import Record
+
+#: Rows that could not be read are named one by one up to here; all are in the output.
+_NAMED_ROWS = 20
+
+#: Takes each batch of records and makes it durable before it returns.
+Sink = Callable[[Sequence[Record]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One job as a command starts it.
+
+    Attributes:
+        kind: name of the task kind.
+        docs: what to work on.
+        params: the task kind's parameters.
+        tier: the tier that serves it; None = the only one.
+        total: number of documents, if it is cheap to know.
+        window: items submitted ahead; None = by the tier's N.
+        results: also keep records in Celery's result backend.
+        quiet: show no progress.
+    """
+
+    kind: str
+    docs: Iterable[Doc]
+    params: dict[str, Any]
+    tier: str | None = None
+    total: int | None = None
+    window: int | None = None
+    results: bool = False
+    quiet: bool = False
+
+
+async def run(fo: Fanout, work: Work, sink: Sink) -> Report:
+    """Submit, collect into `sink`, and say what it came to.
+
+    Raises:
+        UsageError: the work cannot be submitted as it is.
+        Unavailable: Redis, all workers or all endpoints of the tier are away.
+    """
+    tier = fo.settings.tier_or_default(work.tier)
+    await ready(fo, tier, work.kind)
+    job = await fo.submit(
+        work.kind,
+        _telling_bad_rows(work.docs, work.quiet),
+        tier=tier,
+        window=work.window,
+        results=work.results,
+        **work.params,
+    )
+    report = Report()
+    live = Live(fo.store, job, report, total=work.total, quiet=work.quiet)
+    try:
+        async with live:
+            async for batch in job.batches():
+                # Writing waits for the disk; the feeder and the display go on meanwhile.
+                await asyncio.to_thread(sink, batch)
+                report.add(batch)
+                live.refresh()
+    except BaseException:
+        # Whatever ends the collection, nobody will read what the workers would go on to do.
+        await _cancel(job)
+        raise
+    return report
+
+
+async def ready(fo: Fanout, tier: str, kind: str) -> None:
+    """Return when somebody can do the work.
+
+    Raises:
+        Unavailable: no worker serves the tier or knows the kind, or no endpoint of it answers.
+    """
+    workers = await fo.store.workers(tier)
+    if not workers:
+        raise Unavailable(
+            f"no worker serves tier {tier!r}: start one with `fanout worker --tier {tier}`, "
+            "or everything with `fanout up`"
+        )
+    if not any(kind in worker.kinds for worker in workers):
+        raise Unavailable(f"no worker of tier {tier!r} knows the task kind {kind!r}")
+    problems: dict[str, str] = {}
+    endpoints: set[str] = set()
+    for worker in workers:
+        endpoints |= worker.capacity.keys()
+        problems |= worker.problems
+    if endpoints and endpoints == problems.keys():
+        name, problem = next(iter(problems.items()))
+        raise Unavailable(f"endpoint {name}: {problem}")
+
+
+def _telling_bad_rows(docs: Iterable[Doc], quiet: bool) -> Iterable[Doc]:
+    bad = 0
+    for doc in docs:
+        if isinstance(doc, BadRow) and not quiet:
+            bad += 1
+            if bad <= _NAMED_ROWS:
+                note(f"skipped {plain(doc.source)}: {plain(doc.reason, 200)}")
+            elif bad == _NAMED_ROWS + 1:
+                note("more skipped rows follow; all of them are in the output")
+        yield doc
+
+
+async def _cancel(job: Job) -> None:
+    with suppress(Unavailable):  # Redis is away: there is nothing to tell it
+        await asyncio.shield(job.cancel())

@@ -1,0 +1,115 @@
+"""`fanout up`, `worker` and `flower`: the parts, all at once or by hand."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from fanout.cli import options
+from fanout.cli.console import complain, note
+from fanout.cli.exits import Exit
+from fanout.local.services import Plan, Services, running
+from fanout.settings import STACK_FILE, load_settings
+
+_WATCH_S = 0.5
+
+Task = Annotated[
+    tuple[str, ...],
+    Parameter(help="Another task kind as module:Kind; may be repeated.", negative=""),
+]
+
+
+def up(
+    *,
+    redis: options.Redis = None,
+    task: Task = (),
+    workers: Annotated[int, Parameter(help="Worker processes for each tier.")] = 1,
+    flower: Annotated[bool, Parameter(help="Start Flower.")] = True,
+    flower_port: Annotated[int, Parameter(help="Port of Flower; 0 = a free one.")] = 5555,
+) -> int:
+    """Start everything that is not configured: Redis, a local model, workers, Flower.
+
+    With endpoints in fanout.toml no local model is started; with a Redis URL, no Redis. Other
+    fanout commands in this folder find what was started. Ctrl-C stops all of it.
+    """
+    settings = load_settings(redis=redis)
+    env = _environment(redis)
+    plan = Plan(
+        home=STACK_FILE.parent,
+        flower=flower,
+        flower_port=flower_port,
+        workers=workers,
+        tasks=task,
+        env=env,
+    )
+    with running(plan, settings, lambda part: note(f"starting {part}")) as services:
+        _tell(services)
+        return watch(services)
+
+
+def worker(
+    *,
+    tier: options.Tier = None,
+    redis: options.Redis = None,
+    task: Task = (),
+    loglevel: Annotated[str, Parameter(help="debug, info, warning or error.")] = "info",
+) -> int:
+    """Run one worker process for one tier, in the foreground."""
+    chosen = load_settings(redis=redis).tier_or_default(tier)
+    arguments = ["fanout_workers", "--tier", chosen, "--loglevel", loglevel]
+    for reference in task:
+        arguments += ["--task", reference]
+    return _become(arguments, redis)
+
+
+def flower(
+    *,
+    redis: options.Redis = None,
+    port: Annotated[int, Parameter(help="Port to listen on.")] = 5555,
+    address: Annotated[
+        str, Parameter(help="Address to listen on; beyond loopback it needs a password.")
+    ] = "127.0.0.1",
+) -> int:
+    """Run Flower with fanout's columns, in the foreground."""
+    load_settings(redis=redis)
+    return _become(["fanout.flower", "--port", str(port), "--address", address], redis)
+
+
+def _tell(services: Services) -> None:
+    settings = services.settings
+    note(f"Redis     {settings.redis_name}")
+    for endpoint in settings.endpoint.values():
+        note(
+            f"endpoint  {endpoint.name}: {endpoint.url} "
+            f"(tier {endpoint.tier}, N = {endpoint.concurrency})"
+        )
+    if services.flower_url:
+        note(f"Flower    {services.flower_url}")
+    note(f"logs      {services.plan.logs}")
+    note("ready; Ctrl-C stops everything")
+
+
+def watch(services: Services) -> int:
+    """Return when a part ends unasked; Ctrl-C ends the wait with KeyboardInterrupt."""
+    while not (ended := services.ended()):
+        time.sleep(_WATCH_S)
+    for process in ended:
+        complain(f"{process.name} ended with status {process.returncode}; {process.tail()}")
+    return Exit.INCOMPLETE
+
+
+def _environment(redis: str | None) -> dict[str, str]:
+    # Through the environment, not the command line: a URL can hold a password.
+    return {"FANOUT_REDIS": redis} if redis else {}
+
+
+def _become(arguments: Sequence[str], redis: str | None) -> int:
+    """Replace this process, so that signals and the exit code are the part's own."""
+    # -P: a folder named fanout in the current directory must not be imported.
+    command = [sys.executable, "-P", "-m", *arguments]
+    os.execve(sys.executable, command, {**os.environ, **_environment(redis)})  # noqa: S606
