@@ -1,0 +1,16 @@
+"""Writing records where they last, and reading them back.
+
+    out.jsonl .ndjson   one record a line, each batch synced to the disk
+    out.parquet         a row is a record (needs pyarrow); gathered in out.parquet.partial.jsonl,
+                        which is as durable, and put in place at the end
+    -                   standard output, one record a line
+
+A record has the keys of `fanout.wire.Record`.
+"""
+
+from fanout.outputs.jsonl import OutputClosed
+from fanout.outputs.opening import open_output
+from fanout.outputs.reading import read_records
+from fanout.outputs.writer import OutputError, RecordWriter
+
+__all__ = ["OutputClosed", "OutputError", "RecordWriter", "open_output", "read_records"]

@@ -1,0 +1,202 @@
+"""A schema, compiled once, and validation against it.
+
+The dialect is JSON Schema 2020-12, whatever `$schema` says; `format` is not checked, as usual in
+that dialect. References must stay inside the schema: nothing is ever fetched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import orjson
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError as JsonSchemaError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
+
+from fanout.errors import UsageError
+from fanout.schemas.reply import (
+    MAX_PROBLEMS,
+    InvalidReply,
+    check_finite,
+    clip,
+    parse_reply,
+    path_of,
+    problems_of,
+)
+from fanout.wire import sha256_of
+
+#: Keywords whose value is data: a `$ref` in there is no reference.
+_DATA = frozenset({"const", "default", "enum", "examples"})
+
+
+class SchemaError(UsageError):
+    """A schema cannot be loaded or used."""
+
+
+@dataclass(frozen=True)
+class OutputSchema:
+    """What a reply has to look like. Equal schemas have the same name and digest.
+
+    Attributes:
+        name: at most 64 letters, digits, `_` and `-`, as servers want it.
+        json_schema: JSON Schema 2020-12 of an object; travels to the workers, so do not change it.
+        sha256: hex digest of its canonical JSON.
+        model: the pydantic model that it was made of, where there is one: only in the process that
+            loaded it. `schema.model.model_validate(record["data"])` gives a typed record.
+    """
+
+    name: str
+    sha256: str
+    json_schema: dict[str, Any] = field(compare=False, repr=False)
+    model: type[BaseModel] | None = field(default=None, compare=False)
+    _validator: Any = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def from_json_schema(cls, schema: object, *, name: str | None = None) -> Self:
+        """Compile a JSON Schema.
+
+        Args:
+            schema: the schema; it is copied.
+            name: by default the schema's `title`.
+
+        Raises:
+            SchemaError: it is not valid, has references that lead out of it or nowhere, or does
+                not ask for an object.
+        """
+        own = _checked(schema)
+        title = own.get("title")
+        named = name or (title if isinstance(title, str) else "")
+        # An empty registry: jsonschema's default one would fetch what it does not know.
+        validator = Draft202012Validator(own, registry=Registry())
+        return cls(sanitised(named), sha256_of(own), own, None, validator)
+
+    @classmethod
+    def from_model(cls, model: type[BaseModel]) -> Self:
+        """The schema of a pydantic model.
+
+        Raises:
+            SchemaError: the model has no JSON Schema of an object.
+        """
+        try:
+            schema = model.model_json_schema()
+        except Exception as error:
+            why = clip(str(error).partition("\n")[0])
+            raise SchemaError(f"{model.__name__} has no JSON Schema: {why}") from error
+        plain = cls.from_json_schema(schema, name=model.__name__)
+        return cls(plain.name, plain.sha256, plain.json_schema, model, plain._validator)
+
+    def validate(self, value: object) -> object:
+        """The value itself, a JSON value, if it follows the schema.
+
+        Where the model is at hand, its own validators are asked too.
+
+        Raises:
+            InvalidReply: it does not; says what is wrong, for the model to mend.
+        """
+        try:
+            check_finite(value)
+            if problems := problems_of(self._validator.iter_errors(value)):
+                raise InvalidReply(problems)
+            if self.model is not None:
+                # In JSON mode, or a strict model would refuse the string of a date.
+                self.model.model_validate_json(to_json(value))
+        except ValidationError as error:
+            raise InvalidReply(_model_problems(error)) from None
+        except RecursionError:
+            raise InvalidReply(["the reply is nested too deeply"]) from None
+        return value
+
+    def validate_json(self, text: str | bytes) -> object:
+        """The JSON value of a reply; see `parse_reply` for what is tolerated.
+
+        Raises:
+            InvalidReply: it is no JSON, or not what the schema asks for.
+        """
+        return self.validate(parse_reply(text))
+
+
+def sanitised(name: str) -> str:
+    """A name as servers want it."""
+    return re.sub(r"[^a-zA-Z0-9_-]+", "_", name).strip("_")[:64] or "output"
+
+
+def _checked(schema: object) -> dict[str, Any]:
+    try:
+        own = orjson.loads(orjson.dumps(schema))
+        if not isinstance(own, dict):
+            raise SchemaError("a JSON Schema must be a JSON object")
+        Draft202012Validator.check_schema(own)
+        _check_references(own)
+        _check_object(own)
+    except TypeError as error:  # orjson's, JSONEncodeError included
+        raise SchemaError(f"the JSON Schema cannot be written as JSON: {error}") from error
+    except JsonSchemaError as error:
+        where = path_of(error.absolute_path).replace("the reply", "its top")
+        raise SchemaError(
+            f"this is not a valid JSON Schema, at {where}: {clip(error.message)}"
+        ) from error
+    except RecursionError:
+        raise SchemaError("the JSON Schema is nested too deeply") from None
+    return own
+
+
+def _check_references(schema: dict[str, Any]) -> None:
+    resolver = _resolver(schema)
+    for reference in set(_references(schema)):
+        if not reference.startswith("#"):
+            raise SchemaError(
+                f"the JSON Schema refers to {reference!r} outside of itself: nothing is fetched, "
+                "so copy it into $defs"
+            )
+        try:
+            resolver.lookup(reference)
+        except Unresolvable:
+            raise SchemaError(
+                f"the JSON Schema refers to {reference!r}, which it does not hold"
+            ) from None
+
+
+def _resolver(schema: dict[str, Any]) -> Any:
+    return Registry().resolver_with_root(DRAFT202012.create_resource(schema))
+
+
+def _references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("$ref", "$dynamicRef") and isinstance(value, str):
+                yield value
+            elif key not in _DATA:
+                yield from _references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _references(value)
+
+
+def _check_object(schema: dict[str, Any]) -> None:
+    """A server's constrained decoding and our records want an object at the top.
+
+    A recursive pydantic model has only a `$ref` there, which is followed.
+    """
+    resolver = _resolver(schema)
+    top: Any = schema
+    followed: set[str] = set()
+    while isinstance(top, dict) and "type" not in top and "$ref" in top:
+        if top["$ref"] in followed:
+            break
+        followed.add(top["$ref"])
+        top = resolver.lookup(top["$ref"]).contents
+    if not (isinstance(top, dict) and top.get("type") == "object"):
+        raise SchemaError('the JSON Schema must ask for an object: "type": "object" at its top')
+
+
+def _model_problems(error: ValidationError) -> list[str]:
+    details = error.errors(include_url=False, include_input=False, include_context=False)
+    told = [f"{path_of(item['loc'])}: {clip(item['msg'])}" for item in details[:MAX_PROBLEMS]]
+    return told if len(details) == len(told) else [*told[:-1], f"{told[-1]} (and more)"]
