@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test unit lint types imports bench lock wheel clean
+.PHONY: help demo up test unit lint types imports compose bench lock wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -49,15 +49,27 @@ bench: $(VENV)/.dev  ## one benchmark: make bench NAME=demo
 	@test -n "$(NAME)" || { echo "name one: $$(ls -d benchmarks/*/ | xargs -n1 basename | tr '\n' ' ')" >&2; exit 2; }
 	@$(BIN)/python -P benchmarks/$(NAME) $(ARGS)
 
-wheel: $(VENV)/.dev  ## build dist/*.whl and install it into an empty environment
-	@rm -rf dist
-	@$(BIN)/python -m build --no-isolation --wheel . >/dev/null
-	@ls dist/*.whl
+compose: $(VENV)/.dev  ## docker-compose.yml against the Compose schema
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+# The tests are copied away from the source, so that only the installed wheel can be imported.
+wheel: $(VENV)/.dev  ## build dist/*.whl, install it into an empty environment and test it there
+	@rm -rf dist && $(BIN)/python -m build --no-isolation --wheel . >/dev/null
+	@set -e; place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
+	$(PYTHON) -m venv $$place/venv; \
+	$$place/venv/bin/python -m pip --disable-pip-version-check --quiet install --no-deps \
+	  --require-hashes -r requirements/demo.lock -r requirements/dev.lock; \
+	$$place/venv/bin/python -m pip --disable-pip-version-check --quiet install --no-deps dist/*.whl; \
+	cp -r tests pyproject.toml $$place; cd $$place; \
+	venv/bin/python -P -m pytest tests/unit tests/acceptance/test_cli.py
 
 lock:  ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header --no-annotate --overrides requirements/overrides.txt --extra local \
 	  requirements/demo.in pyproject.toml -o requirements/demo.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --no-annotate -c requirements/demo.lock requirements/demo.in pyproject.toml \
+	  -o requirements/server.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header --no-annotate -c requirements/demo.lock requirements/dev.in -o requirements/dev.lock
 

@@ -6,7 +6,6 @@ answer; 3 incomplete; 130 interrupted.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
@@ -15,6 +14,7 @@ from fanout import __version__
 from fanout.cli.console import complain
 from fanout.cli.exits import Exit
 from fanout.errors import FanoutError
+from fanout.outputs import OutputClosed
 
 app = App(
     name="fanout",
@@ -53,16 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         complain(f"{_sentence(error)} (see `fanout --help`)")
         return Exit.USAGE
+    except OutputClosed:
+        return Exit.INCOMPLETE  # the reader of stdout has left: nothing is wrong, nobody to tell
     except FanoutError as error:
         complain(str(error))
         return Exit.USAGE
     except KeyboardInterrupt:
         complain("interrupted")
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has left: nothing is wrong here, and nobody to tell.
-        sys.stderr.close()
-        return Exit.INCOMPLETE
     return done if isinstance(done, int) else Exit.CLEAN
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -14,6 +16,7 @@ from fanout.cli.run import Work, run
 from fanout.cli.summary import summary
 from fanout.cli.writing import write
 from fanout.client import connect
+from fanout.errors import UsageError
 from fanout.inputs import count_hint, read_inputs
 from fanout.outputs import RecordWriter, open_output
 from fanout.report import Report
@@ -68,6 +71,7 @@ def extract(
 
     Example: fanout extract postings.jsonl --schema schema.json -o out.jsonl
     """
+    _check_apart(inputs, output)
     documents = read_inputs(
         inputs, text_field=text_field, id_field=id_field, include=include, exclude=exclude
     )
@@ -93,6 +97,13 @@ def extract(
     if not quiet:
         stderr.print(summary(report))
     return Exit.CLEAN if report.clean else Exit.NOT_OK
+
+
+def _check_apart(inputs: Sequence[str], output: str) -> None:
+    # Inputs are read while the output is written: one file as both would empty the input.
+    for path in inputs:
+        if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
+            raise UsageError(f"{output} is an input: it cannot be the output as well")
 
 
 async def _extract(redis: str | None, work: Work, writer: RecordWriter) -> Report:
