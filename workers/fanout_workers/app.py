@@ -77,6 +77,7 @@ def _register(app: Celery, runtime: Runtime, kind: str) -> None:
     @app.task(
         name=task_name(kind),
         bind=True,
+        shared=False,  # of this app alone, however many apps a process makes
         Request="fanout_workers.events:ItemRequest",
         typing=False,
     )
