@@ -33,10 +33,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from fanout.chat import ChatRequest, Reply
 from fanout.wire import Evidence
+
+
+class NoParams(BaseModel):
+    """The parameters of a kind that has none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AnyPayload(BaseModel):
+    """The payload of a kind that does not say what it takes: whatever comes, as attributes."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 class Invalid(Exception):
@@ -61,9 +73,9 @@ class Task(ABC):
     #: The kind's name: `fanout.<name>` is its Celery task.
     name: ClassVar[str]
     #: What all items of a job share.
-    Params: ClassVar[type[BaseModel]] = BaseModel
+    Params: ClassVar[type[BaseModel]] = NoParams
     #: What one item carries.
-    Payload: ClassVar[type[BaseModel]] = BaseModel
+    Payload: ClassVar[type[BaseModel]] = AnyPayload
 
     def __init__(self, params: Any) -> None:
         self.params = params

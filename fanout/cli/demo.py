@@ -96,6 +96,7 @@ async def _run(
         params={
             "schema": bundled.Passage,
             "prompt": bundled.prompt(),
+            "show_schema": False,
             "max_tokens": bundled.MAX_TOKENS,
         },
         total=min(total, limit) if total and limit else total,

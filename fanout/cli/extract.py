@@ -37,6 +37,9 @@ def extract(
     ],
     output: options.Output,
     prompt: options.Prompt = None,
+    show_schema: Annotated[
+        bool | None, Parameter(help="Put the schema behind the prompt; default: yes.")
+    ] = None,
     text_field: Annotated[
         str | None, Parameter(help="Field that holds the document; default: text, content, …")
     ] = None,
@@ -81,6 +84,7 @@ def extract(
         params=options.given(
             schema=load_schema(schema),
             prompt=options.prompt_text(prompt),
+            show_schema=show_schema,
             max_tokens=max_tokens,
             temperature=temperature,
             reasoning_effort=reasoning_effort,

@@ -17,7 +17,11 @@ Tier = Annotated[
 ]
 Output = Annotated[
     str,
-    Parameter(name=["--output", "-o"], help="Output file (.jsonl or .parquet), or - for stdout."),
+    Parameter(
+        name=["--output", "-o"],
+        allow_leading_hyphen=True,  # for `-`
+        help="Output file (.jsonl or .parquet), or - for stdout.",
+    ),
 ]
 Overwrite = Annotated[
     bool, Parameter(negative="", help="Replace the output file if it is there already.")

@@ -30,7 +30,9 @@ class ExtractParams(BaseModel):
 
     Attributes:
         schema: a pydantic model, a JSON Schema, or what `fanout.load_schema` returns.
-        prompt: the instruction; the JSON Schema is put behind it.
+        prompt: the instruction.
+        show_schema: put the JSON Schema behind the prompt. The server enforces it either way; the
+            model follows it better when it has read it, and small ones have little room to read.
         max_tokens: completion tokens one reply may take, reasoning included.
         temperature: 0 gives the same answer for the same document, as far as the server can.
         reasoning_effort: low, medium or high; the endpoint's setting when not given.
@@ -41,6 +43,7 @@ class ExtractParams(BaseModel):
 
     output: SchemaParam = Field(alias="schema")
     prompt: str = DEFAULT_PROMPT
+    show_schema: bool = True
     max_tokens: PositiveInt = 1024
     temperature: float = 0.0
     reasoning_effort: str | None = None
@@ -66,11 +69,12 @@ class Extract(Task):
     def __init__(self, params: ExtractParams) -> None:
         super().__init__(params)
         self._schema: OutputSchema = params.output.compiled()
-        schema = orjson.dumps(self._schema.json_schema).decode()
+        instruction = params.prompt.strip()
+        if params.show_schema:
+            schema = orjson.dumps(self._schema.json_schema).decode()
+            instruction = f"{instruction}\n\nJSON Schema:\n{schema}"
         # The same for every item, byte for byte: the server's prefix cache computes it once.
-        self._system = Message(
-            role="system", content=f"{params.prompt.strip()}\n\nJSON Schema:\n{schema}"
-        )
+        self._system = Message(role="system", content=instruction)
 
     @property
     def schema_sha256(self) -> str | None:
