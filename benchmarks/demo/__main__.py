@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -50,7 +51,7 @@ def from_clone(place: Path) -> tuple[float, float, dict[str, float]]:
     return first, last, json.loads((clone / "fanout-demo" / "report.json").read_text())
 
 
-def bodies(server: ModelServer) -> list[dict[str, object]]:
+def bodies(server: ModelServer) -> list[dict[str, Any]]:
     """The requests of the demo, byte for byte as a worker sends them."""
     task = Extract(
         Extract.Params.model_validate(
@@ -73,7 +74,9 @@ def bodies(server: ModelServer) -> list[dict[str, object]]:
 
 async def bare(server: ModelServer) -> tuple[int, float]:
     """Completion tokens and seconds of a bare client that holds as many in flight as slots."""
-    waiting = list(reversed(bodies(server)))
+    asked = bodies(server)
+    server.prime(asked[0]["messages"][0]["content"])  # as the demo does
+    waiting = list(reversed(asked))
     tokens = 0
 
     async def work(session: aiohttp.ClientSession) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,11 +28,18 @@ from fanout.errors import UsageError
 from fanout.inputs import Document, count_hint, read_inputs
 from fanout.local.services import Plan, Services, running
 from fanout.outputs import open_output
+from fanout.registry import load_kind
 from fanout.report import Report
 from fanout.settings import STACK_FILE, load_settings
 from fanout.wire import Record
 
 _EXAMPLES = 3
+_PARAMS = {
+    "schema": bundled.Passage,
+    "prompt": bundled.prompt(),
+    "show_schema": False,  # its examples show the form, and the model has little room to read
+    "max_tokens": bundled.MAX_TOKENS,
+}
 
 
 def demo(
@@ -53,6 +61,7 @@ def demo(
     records = _isolate(output) / "characters.jsonl"
     plan = Plan(home=STACK_FILE.parent, durable=False)
     with running(plan, load_settings(), lambda part: _say(f"starting {part}", quiet)) as services:
+        _prime(services)
         _say(f"watch it in Flower: {services.flower_url}", quiet)
         report, examples = asyncio.run(_run(services, records, limit, quiet))
         write_whole(
@@ -83,6 +92,16 @@ def _isolate(folder: Path) -> Path:
     return folder
 
 
+def _prime(services: Services) -> None:
+    """Let every slot of the embedded model know the constant prefix, computed once."""
+    if services.model is None:
+        return
+    kind = load_kind("extract")
+    task = kind(kind.Params.model_validate(_PARAMS))
+    request = next(iter(task.requests(kind.Payload.model_validate({"text": ""}))))
+    services.model.prime(request.messages[0]["content"])
+
+
 async def _run(
     services: Services, output: Path, limit: int | None, quiet: bool
 ) -> tuple[Report, list[Record]]:
@@ -93,12 +112,7 @@ async def _run(
     work = Work(
         kind="extract",
         docs=documents,
-        params={
-            "schema": bundled.Passage,
-            "prompt": bundled.prompt(),
-            "show_schema": False,
-            "max_tokens": bundled.MAX_TOKENS,
-        },
+        params=_PARAMS,
         total=min(total, limit) if total and limit else total,
         quiet=quiet,
     )
@@ -123,7 +137,7 @@ def _show(report: Report, examples: Sequence[Record], output: Path) -> None:
     pairs.add_column("passage", ratio=3)
     pairs.add_column("record", ratio=2)
     for record in examples:
-        shown = orjson.dumps(record.data, option=orjson.OPT_INDENT_2).decode()
+        shown = json.dumps(record.data, ensure_ascii=False)
         pairs.add_row(
             Text.assemble((f"{plain(record.id)}\n", "dim"), plain(texts[record.id])),
             Text(plain(shown)),

@@ -69,9 +69,13 @@ class Plan:
 class Services:
     """The parts that run, for as long as `running` lasts."""
 
-    def __init__(self, plan: Plan, settings: Settings, stack: Stack) -> None:
+    def __init__(
+        self, plan: Plan, settings: Settings, stack: Stack, model: ModelServer | None
+    ) -> None:
         self.plan = plan
         self.settings = settings
+        #: The embedded model, where no endpoint was configured.
+        self.model = model
         self._stack = stack
 
     @property
@@ -100,18 +104,21 @@ def running(plan: Plan, settings: Settings, say: Say) -> Iterator[Services]:
     plan.home.chmod(0o700)
     with Stack() as stack:
         try:
-            settings = _start_servers(plan, settings, stack, say)
+            settings, model = _start_servers(plan, settings, stack, say)
             _start_flower(plan, settings, stack, say)
             for tier in settings.tiers():
                 for number in range(1, plan.workers + 1):
                     say(f"worker {tier}-{number}")
                     _start_worker(plan, settings, stack, tier, number)
-            yield Services(plan, settings, stack)
+            yield Services(plan, settings, stack, model)
         finally:
             plan.stack_file.unlink(missing_ok=True)
 
 
-def _start_servers(plan: Plan, settings: Settings, stack: Stack, say: Say) -> Settings:
+def _start_servers(
+    plan: Plan, settings: Settings, stack: Stack, say: Say
+) -> tuple[Settings, ModelServer | None]:
+    model: ModelServer | None = None
     started: dict[str, object] = {}
     if "redis" not in settings.model_fields_set:
         say("Valkey")
@@ -135,7 +142,7 @@ def _start_servers(plan: Plan, settings: Settings, stack: Stack, say: Say) -> Se
         started["flower"] = f"http://127.0.0.1:{plan.flower_port or free_port()}"
     _write_private(plan.stack_file, _toml(started))
     merged = {name: getattr(settings, name) for name in settings.model_fields_set}
-    return load_settings(**{**merged, **started})
+    return load_settings(**{**merged, **started}), model
 
 
 def _start_flower(plan: Plan, settings: Settings, stack: Stack, say: Say) -> None:

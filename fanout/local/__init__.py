@@ -1,0 +1,1 @@
+"""What `fanout up` runs on one machine: an embedded Valkey, an embedded model, child processes."""
