@@ -152,7 +152,9 @@ class Job:
     async def submitted(self) -> None:
         """Wait until every document has been submitted; raises what reading them raised."""
         if self._feeder is not None:
-            await asyncio.shield(self._feeder)
+            # Not awaited itself: a feeder that `cancel` ended must not cancel who waits here.
+            await asyncio.wait([self._feeder])
+            self._raise_feeding_error()
 
     async def info(self) -> JobInfo:
         """The job's state and counts now."""

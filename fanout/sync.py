@@ -54,7 +54,10 @@ class SyncFanout:
 
 
 async def _next(batches: AsyncIterator[Sequence[Record]]) -> Sequence[Record]:
-    return await anext(batches, ())
+    try:
+        return await anext(batches)
+    except StopAsyncIteration:
+        return ()
 
 
 @contextmanager

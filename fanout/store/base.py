@@ -123,7 +123,7 @@ class Store(Protocol):
         """The job's state alone; None if it is unknown."""
 
     async def read(self, job: str, after: str, limit: int, block_s: float) -> Batch:
-        """Up to `limit` records after the cursor, waiting up to `block_s` seconds for one."""
+        """Up to `limit` records after the cursor; none when none came in at most `block_s` s."""
 
     async def trim(self, job: str, upto: str) -> None:
         """Forget the records up to the cursor: they are safe elsewhere."""

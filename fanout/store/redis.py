@@ -85,6 +85,12 @@ _COUNTS = ("submitted", "ok", "invalid", "failed", "skipped", "cancelled")
 _RETRIES = 8
 
 
+#: Seconds that one answer may take.
+_ANSWER_S = 10.0
+#: Longest wait in a read, in seconds: well before the connection would count as dead.
+_BLOCK_S = 2.0
+
+
 def connect_redis(url: str) -> redis.asyncio.Redis:
     """A client that rides out a short absence of the server (about 15 s)."""
     return redis.asyncio.Redis.from_url(
@@ -92,6 +98,7 @@ def connect_redis(url: str) -> redis.asyncio.Redis:
         retry=Retry(ExponentialBackoff(cap=4.0, base=0.1), _RETRIES),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
         socket_connect_timeout=5.0,
+        socket_timeout=_ANSWER_S,
         socket_keepalive=True,
         health_check_interval=25,
     )
@@ -206,7 +213,7 @@ class RedisStore:
     async def read(self, job: str, after: str, limit: int, block_s: float) -> Batch:
         with self._answering():
             # A block of 0 means for ever, so the shortest wait is a millisecond.
-            block = max(1, round(block_s * 1000)) if block_s > 0 else None
+            block = max(1, round(min(block_s, _BLOCK_S) * 1000)) if block_s > 0 else None
             found = await self._redis.xread({keys.records(job): after}, count=limit, block=block)
         # RESP2 answers a list of [stream, entries], RESP3 a mapping of stream to [entries].
         streams = (

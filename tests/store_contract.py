@@ -1,0 +1,287 @@
+"""What every job store has to do; a subclass gives the `store` fixture."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from fanout.errors import JobError
+from fanout.failures import Kind
+from fanout.store import Counts, Store, WorkerInfo
+from fanout.wire import STATUSES, ErrorInfo, Item, JobSpec, Record, Status
+
+SPEC = JobSpec(kind="echo", tier="heavy", params={"words": 3, "names": ["a", "é"]}, results=True)
+DEADLINE_S = 20.0
+
+
+def items(job: str, first: int, count: int) -> list[Item]:
+    return [
+        Item(id=f"doc-{n}", payload={"text": f"text {n}"}, ordinal=n, job=job)
+        for n in range(first, first + count)
+    ]
+
+
+def record(ordinal: int, status: Status = "ok") -> Record:
+    return Record(id=f"doc-{ordinal}", status=status, data={"n": ordinal})
+
+
+async def read_ids(store: Store, job: str, after: str = "0-0", limit: int = 100) -> list[str]:
+    return [r.id for r in (await store.read(job, after, limit, 0)).records]
+
+
+class StoreContract:
+    """The tests; pytest collects them in the subclasses."""
+
+    pytestmark = pytest.mark.anyio
+
+    async def test_answers(self, store: Store) -> None:
+        await store.ping()
+
+    async def test_a_new_job_is_open_and_empty(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        info = await store.get("j")
+        assert (info.id, info.spec, info.state) == ("j", SPEC, "open")
+        assert info.counts == Counts()
+        assert info.created_at > 1e9
+        assert not info.done
+        assert await store.state("j") == "open"
+
+    async def test_a_job_id_is_taken_once(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 1))
+        with pytest.raises(JobError, match="already a job j"):
+            await store.create("j", SPEC)
+        assert (await store.get("j")).counts.submitted == 1
+
+    async def test_jobs_are_listed_newest_first(self, store: Store) -> None:
+        for name in ("a", "b", "c"):
+            await store.create(name, SPEC)
+        assert list(await store.jobs()) == ["c", "b", "a"]
+        assert list(await store.jobs(2)) == ["c", "b"]
+
+    async def test_an_unknown_job_is_an_error_and_leaves_no_trace(self, store: Store) -> None:
+        for call in (
+            store.get("nope"),
+            store.seal("nope"),
+            store.cancel("nope"),
+            store.submit("nope", SPEC, items("nope", 0, 2)),
+        ):
+            with pytest.raises(JobError, match="no job nope"):
+                await call
+        assert await store.settle("nope", 0, record(0)) is False
+        assert await store.reject("nope", 1, record(1)) is False
+        assert await store.state("nope") is None
+        assert await store.unread("nope") == 0
+        assert await read_ids(store, "nope") == []
+        assert await store.queued("heavy") == 0
+        assert list(await store.jobs()) == []
+        await store.create("nope", SPEC)
+        assert (await store.get("nope")).counts == Counts()
+
+    async def test_submit_counts_and_queues(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 3))
+        await store.submit("j", SPEC, items("j", 3, 2))
+        assert (await store.get("j")).counts == Counts(submitted=5)
+        assert await store.queued("heavy") == 5
+        assert await store.queued("light") == 0
+
+    async def test_submitting_nothing_changes_nothing(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, [])
+        assert (await store.get("j")).counts == Counts()
+
+    async def test_a_batch_sent_again_is_not_queued_again(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        batch = items("j", 0, 3)
+        await store.submit("j", SPEC, batch)
+        await store.submit("j", SPEC, batch)
+        await store.submit("j", SPEC, items("j", 3, 1))
+        await store.submit("j", SPEC, batch)
+        assert (await store.get("j")).counts == Counts(submitted=4)
+        assert await store.queued("heavy") == 4
+
+    async def test_the_first_settle_wins(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 2))
+        assert await store.settle("j", 1, record(1, "invalid")) is True
+        assert await store.settle("j", 1, record(1, "ok")) is False
+        assert (await store.get("j")).counts == Counts(submitted=2, invalid=1)
+        batch = await store.read("j", "0-0", 10, 0)
+        assert [(r.id, r.status) for r in batch.records] == [("doc-1", "invalid")]
+
+    async def test_of_many_settles_at_once_one_wins(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 1))
+        won = await asyncio.gather(*(store.settle("j", 0, record(0)) for _ in range(20)))
+        assert sorted(won) == [False] * 19 + [True]
+        assert (await store.get("j")).counts == Counts(submitted=1, ok=1)
+        assert await store.unread("j") == 1
+
+    async def test_every_status_has_its_count(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, len(STATUSES)))
+        for ordinal, status in enumerate(STATUSES):
+            assert await store.settle("j", ordinal, record(ordinal, status))
+        counts = (await store.get("j")).counts
+        assert counts == Counts(submitted=5, ok=1, invalid=1, failed=1, skipped=1, cancelled=1)
+        assert (counts.settled, counts.open) == (5, 0)
+
+    async def test_reject_submits_and_settles_at_once(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        assert await store.reject("j", 0, record(0, "skipped")) is True
+        assert await store.reject("j", 0, record(0, "skipped")) is False
+        await store.submit("j", SPEC, items("j", 1, 1))
+        assert (await store.get("j")).counts == Counts(submitted=2, skipped=1)
+        assert await store.queued("heavy") == 1
+        assert await read_ids(store, "j") == ["doc-0"]
+
+    async def test_a_rejected_row_among_submitted_ones(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.reject("j", 1, record(1, "skipped"))
+        kept = [item for item in items("j", 0, 3) if item.ordinal != 1]
+        await store.submit("j", SPEC, kept)
+        await store.submit("j", SPEC, kept)
+        assert (await store.get("j")).counts == Counts(submitted=3, skipped=1)
+
+    async def test_counts_add_up_at_every_moment(self, store: Store) -> None:
+        rng = random.Random(7)
+        await store.create("j", SPEC)
+        submitted, ended, next_ordinal = 0, 0, 0
+        settled: set[int] = set()
+        for _ in range(150):
+            step = rng.choice(["submit", "settle", "settle", "again", "reject"])
+            if step == "submit":
+                count = rng.randint(1, 4)
+                await store.submit("j", SPEC, items("j", next_ordinal, count))
+                submitted, next_ordinal = submitted + count, next_ordinal + count
+            elif step == "reject":
+                await store.reject("j", next_ordinal, record(next_ordinal, "skipped"))
+                settled.add(next_ordinal)
+                submitted, ended, next_ordinal = submitted + 1, ended + 1, next_ordinal + 1
+            elif step == "again" and settled:
+                assert not await store.settle("j", rng.choice(sorted(settled)), record(0))
+            elif left := sorted(set(range(next_ordinal)) - settled):
+                ordinal = rng.choice(left)
+                assert await store.settle("j", ordinal, record(ordinal, rng.choice(STATUSES)))
+                settled.add(ordinal)
+                ended += 1
+            counts = (await store.get("j")).counts
+            assert (counts.submitted, counts.settled) == (submitted, ended)
+            assert counts.open == submitted - ended >= 0
+            assert await store.unread("j") == ended
+        assert submitted > 50
+        assert ended > 50
+
+    async def test_a_job_is_done_when_sealed_and_nothing_is_open(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 1))
+        await store.seal("j")
+        info = await store.get("j")
+        assert (info.state, info.done) == ("sealed", False)
+        await store.settle("j", 0, record(0))
+        assert (await store.get("j")).done
+
+    async def test_an_empty_job_is_done_when_sealed(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.seal("j")
+        assert (await store.get("j")).done
+
+    async def test_cancelled_is_final(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 1))
+        await store.cancel("j")
+        await store.seal("j")
+        assert await store.state("j") == "cancelled"
+        assert not (await store.get("j")).done
+        await store.settle("j", 0, record(0, "cancelled"))
+        assert (await store.get("j")).done
+
+    async def test_a_sealed_job_can_be_cancelled(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.seal("j")
+        await store.cancel("j")
+        assert await store.state("j") == "cancelled"
+
+    async def test_records_come_in_the_order_of_settling(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 4))
+        for ordinal in (2, 0, 3, 1):
+            await store.settle("j", ordinal, record(ordinal))
+        first = await store.read("j", "0-0", 3, 0)
+        assert [r.id for r in first.records] == ["doc-2", "doc-0", "doc-3"]
+        second = await store.read("j", first.last, 3, 0)
+        assert [r.id for r in second.records] == ["doc-1"]
+        third = await store.read("j", second.last, 3, 0)
+        assert (list(third.records), third.last) == ([], second.last)
+
+    async def test_a_record_comes_back_as_it_was(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 1))
+        sent = Record(
+            id="doc-0",
+            status="invalid",
+            data={"é": ["\u2028", None, 10**30]},
+            error=ErrorInfo(kind=Kind.SCHEMA, message="no", raw="raw \x00 \U0001f600"),
+            attempts=3,
+            retried={"schema": 3},
+        )
+        await store.settle("j", 0, sent)
+        assert list((await store.read("j", "0-0", 1, 0)).records) == [sent]
+
+    async def test_trim_forgets_up_to_the_cursor_and_no_more(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 5))
+        for ordinal in range(5):
+            await store.settle("j", ordinal, record(ordinal))
+        batch = await store.read("j", "0-0", 2, 0)
+        assert await store.unread("j") == 5
+        await store.trim("j", batch.last)
+        await store.trim("j", batch.last)
+        assert await store.unread("j") == 3
+        assert await read_ids(store, "j") == ["doc-2", "doc-3", "doc-4"]
+        assert (await store.get("j")).counts.ok == 5
+        assert not await store.settle("j", 0, record(0))
+
+    async def test_read_waits_for_a_record(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 1))
+        reading = asyncio.create_task(store.read("j", "0-0", 10, DEADLINE_S))
+        await asyncio.sleep(0)
+        await store.settle("j", 0, record(0))
+        async with asyncio.timeout(DEADLINE_S / 2):
+            assert [r.id for r in (await reading).records] == ["doc-0"]
+
+    async def test_read_gives_up_waiting(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        batch = await store.read("j", "0-0", 10, 0.01)
+        assert (list(batch.records), batch.last) == ([], "0-0")
+
+    async def test_jobs_do_not_mix(self, store: Store) -> None:
+        for name in ("a", "b"):
+            await store.create(name, SPEC)
+            await store.submit(name, SPEC, items(name, 0, 2))
+        await store.settle("a", 0, record(0))
+        assert (await store.get("b")).counts == Counts(submitted=2)
+        assert await read_ids(store, "b") == []
+
+    async def test_workers_are_shown_by_tier(self, store: Store) -> None:
+        one = WorkerInfo("one", "heavy", {"spark": 3}, {"spark": 64}, ("extract", "review"))
+        two = WorkerInfo("two", "light")
+        await store.report_worker(two, 60)
+        await store.report_worker(one, 60)
+        assert list(await store.workers()) == [one, two]
+        assert list(await store.workers("heavy")) == [one]
+        await store.report_worker(WorkerInfo("one", "heavy", {"spark": 4}), 60)
+        assert [w.in_flight for w in await store.workers("heavy")] == [{"spark": 4}]
+        await store.forget_worker(one)
+        await store.forget_worker(one)
+        assert list(await store.workers()) == [two]
+
+    async def test_a_silent_worker_is_forgotten(self, store: Store) -> None:
+        await store.report_worker(WorkerInfo("one", "heavy"), 0.02)
+        async with asyncio.timeout(DEADLINE_S):
+            while await store.workers():
+                await asyncio.sleep(0.01)

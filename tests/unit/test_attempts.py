@@ -1,0 +1,322 @@
+"""What follows from each kind of failure, over a fake endpoint and without a clock."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fanout import ChatRequest, Endpoint, Failure, Invalid, Kind, Message, Reply, Task, Usage
+from fanout.failures import POLICIES
+from fanout.testing import Answer, Completion, FakeEndpoint, faults
+from fanout.testing.faults import Fault
+from fanout_workers.attempts import Asker, Effort, Stopping
+from fanout_workers.model import ModelClient
+from fanout_workers.permits import Permits
+
+pytestmark = pytest.mark.anyio
+
+GOOD = {"title": "yes"}
+REQUEST = ChatRequest(
+    messages=(Message(role="system", content="Be brief."), Message(role="user", content="Title?")),
+    max_tokens=100,
+)
+
+
+class Titles(Task):
+    """Wants an object with a title."""
+
+    name = "titles"
+
+    def requests(self, payload: Any) -> Sequence[ChatRequest]:
+        return [REQUEST]
+
+    def validate(self, reply: Reply, payload: Any) -> Any:
+        try:
+            return json.loads(reply.content)["title"]
+        except (ValueError, KeyError):
+            raise Invalid(f"no title in {reply.content}") from None
+
+
+class Unhurried(Asker):
+    """Notes its pauses instead of making them, and what was in flight meanwhile."""
+
+    def __init__(self, permits: Permits, *rest: Any) -> None:
+        super().__init__(permits, *rest)
+        self.permits = permits
+        self.pauses: list[float] = []
+        self.held_in_pauses = 0
+
+    async def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.held_in_pauses += sum(self.permits.in_flight().values())
+
+
+class Bench:
+    """An asker in front of a fake endpoint."""
+
+    def __init__(
+        self,
+        *answers: Answer,
+        asker: type[Asker] = Unhurried,
+        concurrency: int = 1,
+        **settings: Any,
+    ) -> None:
+        self.fake = FakeEndpoint(answers)
+        endpoint = Endpoint(
+            name="spark", url="http://spark", model="m", concurrency=concurrency, **settings
+        )
+        self.stopping = asyncio.Event()
+        self.permits = Permits([endpoint])
+        self.asker: Any = asker(
+            self.permits, {"spark": ModelClient(endpoint, self.fake)}, self.stopping
+        )
+        self.effort = Effort()
+
+    async def ask(self, request: ChatRequest = REQUEST) -> Any:
+        return await self.asker.ask(Titles(None), request, None, self.effort, "item")
+
+    async def fail(self, request: ChatRequest = REQUEST) -> Failure:
+        with pytest.raises(Failure) as caught:
+            await self.ask(request)
+        return caught.value
+
+    def sent(self, key: str) -> list[Any]:
+        return [request.body.get(key) for request in self.fake.requests]
+
+
+async def test_a_good_reply_at_once() -> None:
+    bench = Bench(Completion(json.dumps(GOOD), usage=Usage(prompt=5, completion=2)))
+    assert await bench.ask() == "yes"
+    effort = bench.effort
+    assert (effort.attempts, effort.endpoint, effort.retried) == (1, "spark", {})
+    assert effort.usage == Usage(prompt=5, completion=2)
+    assert effort.reply is not None
+    assert effort.reply.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [f for f in faults.ALL if POLICIES[f.kind].tries > 1 and f.kind is not Kind.TIMEOUT],
+    ids=lambda fault: fault.name,
+)
+async def test_what_can_be_mended_is_tried_again(fault: Fault) -> None:
+    bench = Bench(fault, GOOD)
+    assert await bench.ask() == "yes"
+    assert bench.effort.retried == {fault.kind: 1}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [f for f in faults.ALL if POLICIES[f.kind].tries < 10 and f.kind is not Kind.TIMEOUT],
+    ids=lambda fault: fault.name,
+)
+async def test_tries_are_bounded(fault: Fault) -> None:
+    tries = POLICIES[fault.kind].tries
+    bench = Bench(*[fault] * tries)
+    failure = await bench.fail()
+    assert failure.kind is fault.kind
+    assert len(bench.fake.requests) == tries
+    assert bench.effort.retried == {fault.kind: tries}
+    assert bench.effort.attempts == tries
+
+
+async def test_a_timeout_gets_one_more_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(faults.HANG, faults.HANG, timeout_s=1000)
+    asking = asyncio.create_task(bench.fail())
+    real = asyncio.timeout
+    monkeypatch.setattr(asyncio, "timeout", lambda seconds: real(0.01))
+    failure = await asking
+    assert failure.kind is Kind.TIMEOUT
+    assert (bench.effort.attempts, bench.fake.aborted) == (2, 2)
+
+
+@pytest.mark.parametrize("kind", [Kind.CONNECT, Kind.OVERLOAD])
+async def test_an_absent_or_full_server_spends_no_attempt(kind: Kind) -> None:
+    fault = next(f for f in faults.ALL if f.kind is kind)
+    bench = Bench(*[fault] * 20, GOOD)
+    assert await bench.ask() == "yes"
+    assert bench.effort.attempts == 1
+    assert bench.effort.retried == {kind: 20}
+
+
+async def test_an_absent_server_is_given_up_in_the_end() -> None:
+    tries = POLICIES[Kind.CONNECT].tries
+    bench = Bench(*[faults.RESET] * tries)
+    assert (await bench.fail()).kind is Kind.CONNECT
+    assert len(bench.fake.requests) == tries
+
+
+async def test_pauses_grow_and_spread() -> None:
+    bench = Bench(*[faults.RESET] * 4, GOOD)
+    await bench.ask()
+    assert bench.asker.pauses[0] == 0
+    for pause, longest in zip(bench.asker.pauses[1:], (0.5, 1.0, 2.0), strict=True):
+        assert longest / 2 <= pause <= longest
+
+
+async def test_nobody_comes_back_before_the_time_that_the_server_asks_for() -> None:
+    bench = Bench(*[faults.rate_limited(retry_after=90)] * 20, GOOD)
+    await bench.ask()
+    assert all(90 <= pause <= 120 for pause in bench.asker.pauses)
+    assert len(set(bench.asker.pauses)) > 1
+
+
+async def test_a_server_that_asks_for_no_wait_is_not_asked_without_end() -> None:
+    bench = Bench(faults.rate_limited(retry_after=0), faults.rate_limited(retry_after=0), GOOD)
+    await bench.ask()
+    assert all(pause >= 1 for pause in bench.asker.pauses)
+
+
+async def test_no_permit_is_held_in_a_pause() -> None:
+    bench = Bench(faults.UNAVAILABLE, faults.SERVER_ERROR, faults.RESET, GOOD)
+    await bench.ask()
+    assert len(bench.asker.pauses) == 3
+    assert bench.asker.held_in_pauses == 0
+    assert bench.permits.in_flight() == {"spark": 0}
+
+
+async def test_no_permit_is_held_in_the_validation() -> None:
+    bench = Bench(GOOD)
+    held: list[int] = []
+
+    class Looking(Titles):
+        def validate(self, reply: Reply, payload: Any) -> Any:
+            held.append(bench.permits.in_flight()["spark"])
+
+    await bench.asker.ask(Looking(None), REQUEST, None, bench.effort, "item")
+    assert held == [0]
+
+
+async def test_in_flight_stays_at_n_while_there_is_more() -> None:
+    bench = Bench(*[GOOD] * 12, concurrency=3)
+    bench.fake.hold()
+    asking = [asyncio.create_task(bench.ask()) for _ in range(12)]
+    for _ in range(9):
+        await bench.fake.reached(3)
+        bench.fake.release(1)
+        await bench.fake.reached(2)
+    bench.fake.release()
+    assert await asyncio.gather(*asking) == ["yes"] * 12
+    assert bench.fake.in_flight_max == 3
+
+
+async def test_tokens_of_failed_tries_count() -> None:
+    bad = Completion("{}", usage=Usage(prompt=10, completion=1, cached=4))
+    cut = Completion("{", finish_reason="length", usage=Usage(prompt=20, completion=2))
+    good = Completion(json.dumps(GOOD), usage=Usage(prompt=40, completion=4))
+    bench = Bench(bad, cut, faults.SERVER_ERROR, good)
+    await bench.ask()
+    assert bench.effort.usage == Usage(prompt=70, completion=7, cached=4)
+    assert bench.effort.attempts == 4
+    assert bench.effort.retried == {"schema": 1, "truncated": 1, "server": 1}
+
+
+async def test_a_cut_reply_gets_a_larger_budget_once() -> None:
+    bench = Bench(faults.TRUNCATED, faults.TRUNCATED)
+    assert (await bench.fail()).raw == '{"title": "The first'
+    assert bench.sent("max_tokens") == [100, 200]
+
+
+async def test_reasoning_gets_lower_effort_and_then_a_larger_budget() -> None:
+    bench = Bench(faults.REASONING, faults.REASONING_CONTENT, faults.REASONING)
+    assert (await bench.fail()).kind is Kind.REASONING
+    assert bench.sent("reasoning_effort") == [None, "low", "low"]
+    assert bench.sent("max_tokens") == [100, 100, 200]
+
+
+@pytest.mark.parametrize("effort", ["none", "minimal", "low"])
+async def test_effort_is_never_raised(effort: str) -> None:
+    bench = Bench(faults.REASONING, GOOD)
+    await bench.ask(replace(REQUEST, reasoning_effort=effort))
+    assert bench.sent("reasoning_effort") == [effort, effort]
+    assert bench.sent("max_tokens") == [100, 200]
+
+
+async def test_a_re_ask_holds_the_last_error_only() -> None:
+    bench = Bench("first", "second", GOOD)
+    assert await bench.ask() == "yes"
+    first, second, third = bench.sent("messages")
+    assert first == list(REQUEST.messages)
+    for sent, reply in ((second, "first"), (third, "second")):
+        assert sent[:2] == first
+        assert sent[2] == {"role": "assistant", "content": reply}
+        assert sent[3]["role"] == "user"
+        assert f"no title in {reply}" in sent[3]["content"]
+        assert len(sent) == 4
+
+
+async def test_a_re_ask_keeps_the_larger_budget() -> None:
+    bench = Bench(faults.REASONING, faults.TRUNCATED, "no", GOOD)
+    await bench.ask()
+    assert bench.sent("max_tokens") == [100, 100, 200, 200]
+    assert bench.sent("reasoning_effort") == [None, "low", "low", "low"]
+
+
+async def test_a_refused_reply_is_kept() -> None:
+    failure = await Bench("a", "b", "c").fail()
+    assert (failure.kind, failure.message, failure.raw) == (Kind.SCHEMA, "no title in c", "c")
+
+
+async def test_a_larger_budget_than_the_model_has_room_for_ends_as_truncated() -> None:
+    bench = Bench(faults.TRUNCATED, faults.PROMPT_TOO_LONG)
+    failure = await bench.fail()
+    assert (failure.kind, failure.raw) == (Kind.TRUNCATED, '{"title": "The first')
+    assert bench.effort.retried == {"truncated": 1, "request": 1}
+
+
+async def test_a_larger_budget_than_the_timeout_allows_ends_as_truncated() -> None:
+    bench = Bench(faults.TRUNCATED, timeout_s=150)  # enough for 100 tokens, not for 200
+    failure = await bench.fail()
+    assert (failure.kind, failure.raw) == (Kind.TRUNCATED, '{"title": "The first')
+
+
+async def test_each_request_has_an_id_of_its_own() -> None:
+    bench = Bench(faults.RESET, "no", GOOD)
+    await bench.ask()
+    ids = [request.headers["x-request-id"] for request in bench.fake.requests]
+    assert ids == ["item-0", "item-1", "item-2"]
+
+
+async def test_a_bug_in_the_task_kind_is_no_failure() -> None:
+    class Broken(Titles):
+        def validate(self, reply: Reply, payload: Any) -> Any:
+            raise ZeroDivisionError
+
+    bench = Bench(GOOD)
+    with pytest.raises(ZeroDivisionError):
+        await bench.asker.ask(Broken(None), REQUEST, None, bench.effort, "item")
+    assert bench.permits.in_flight() == {"spark": 0}
+
+
+async def test_nothing_is_asked_when_the_worker_stops() -> None:
+    bench = Bench()
+    bench.stopping.set()
+    with pytest.raises(Stopping):
+        await bench.ask()
+    assert bench.fake.requests == []
+
+
+async def test_a_pause_ends_when_the_worker_stops() -> None:
+    bench = Bench(faults.rate_limited(retry_after=500), asker=Asker)
+    asking = asyncio.create_task(bench.ask())
+    await bench.fake.reached(1)
+    await bench.fake.reached(0)
+    bench.stopping.set()
+    with pytest.raises(Stopping):
+        async with asyncio.timeout(20):
+            await asking
+
+
+async def test_a_running_request_is_finished_when_the_worker_stops() -> None:
+    bench = Bench(GOOD)
+    bench.fake.hold()
+    asking = asyncio.create_task(bench.ask())
+    await bench.fake.reached(1)
+    bench.stopping.set()
+    bench.fake.release()
+    assert await asking == "yes"

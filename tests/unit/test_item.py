@@ -1,0 +1,318 @@
+"""One item from its message to its record, over fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from fanout import (
+    ChatRequest,
+    ConfigError,
+    Endpoint,
+    Invalid,
+    Item,
+    JobSpec,
+    Message,
+    Record,
+    Reply,
+    Result,
+    Task,
+    Unavailable,
+)
+from fanout.testing import Answer, Completion, FakeEndpoint, MemoryStore, faults
+from fanout.wire import Usage, sha256_of
+from fanout_workers import item as item_module
+from fanout_workers.attempts import Asker, Stopping
+from fanout_workers.item import ItemRunner
+from fanout_workers.jobs import Jobs
+from fanout_workers.model import ModelClient
+from fanout_workers.permits import Permits
+
+pytestmark = pytest.mark.anyio
+
+
+class Upper(Task):
+    """Asks once for each word; `do` in the parameters makes it misbehave."""
+
+    name = "upper"
+
+    class Params(BaseModel):
+        do: str = ""
+
+    class Payload(BaseModel):
+        text: str
+
+    @property
+    def schema_sha256(self) -> str | None:
+        return "feed"
+
+    def requests(self, payload: Any) -> Sequence[ChatRequest]:
+        return [
+            ChatRequest(messages=(Message(role="user", content=word),), max_tokens=10)
+            for word in payload.text.split()
+        ]
+
+    def validate(self, reply: Reply, payload: Any) -> Any:
+        match self.params.do:
+            case "break":
+                raise ZeroDivisionError("a bug")
+            case "refuse":
+                raise Invalid("not upper")
+            case "configure":
+                raise ConfigError("cannot be used")
+            case "validate":
+                Upper.Payload.model_validate({})
+        return reply.content
+
+    def reduce(self, parts: Sequence[Any], payload: Any) -> Result:
+        return Result(" ".join(parts))
+
+
+class Quick(Asker):
+    async def pause(self, seconds: float) -> None:
+        await super().pause(0)
+
+
+class Bench:
+    """A worker's inside around a fake endpoint and a store in memory."""
+
+    def __init__(self, reply: Any = None, concurrency: int = 4) -> None:
+        self.store = MemoryStore()
+        self.fake = FakeEndpoint(
+            reply or (lambda request: request["messages"][0]["content"].upper())
+        )
+        endpoint = Endpoint(name="spark", url="http://spark", model="m", concurrency=concurrency)
+        self.stopping = asyncio.Event()
+        self.permits = Permits([endpoint])
+        clients = {"spark": ModelClient(endpoint, self.fake)}
+        self.jobs = Jobs(self.store, {"upper": Upper})
+        self.runner = ItemRunner(
+            "heavy", self.store, self.jobs, Quick(self.permits, clients, self.stopping)
+        )
+
+    async def submit(self, text: Any, **params: Any) -> Item:
+        spec = JobSpec(kind="upper", tier="heavy", params=params)
+        await self.store.create("j", spec)
+        made = Item(
+            id="a", payload={"text": text}, ordinal=0, job="j", submitted_at=time.time() - 5
+        )
+        await self.store.submit("j", spec, [made])
+        return made
+
+    async def run(self, item: Item, **params: Any) -> Record:
+        return await self.runner.run("upper", item, params, "req")
+
+    async def run_one(self, text: Any = "one", **params: Any) -> Record:
+        record = await self.run(await self.submit(text, **params))
+        assert list((await self.store.read("j", "0-0", 10, 0)).records) == [record]
+        assert (await self.store.get("j")).counts.settled == 1
+        assert self.permits.in_flight() == {"spark": 0}
+        return record
+
+
+async def test_a_good_item() -> None:
+    said = Completion("ONE", usage=Usage(prompt=7, completion=3))
+    record = await Bench([said]).run_one()
+    assert (record.id, record.status, record.data, record.error) == ("a", "ok", "ONE", None)
+    assert (record.attempts, record.retried, record.usage) == (1, {}, said.usage)
+    assert (record.tier, record.endpoint, record.model) == ("heavy", "spark", "m")
+    assert record.finish_reason == "stop"
+    assert record.input_sha256 == sha256_of({"text": "one"})
+    assert record.schema_sha256 == "feed"
+    timing = record.timing
+    assert timing.queued_s is not None
+    assert 5 <= timing.queued_s < 60
+    assert timing.total_s is not None
+    assert timing.permit_s is not None
+    assert timing.finished_at == pytest.approx(time.time(), abs=60)
+
+
+async def test_the_parts_of_an_item_run_at_the_same_time_and_join_in_order() -> None:
+    bench = Bench()
+    bench.fake.hold()
+    running = asyncio.create_task(bench.run_one("one two three"))
+    await bench.fake.reached(3)
+    bench.fake.release()
+    record = await running
+    assert (record.data, record.attempts) == ("ONE TWO THREE", 3)
+    ids = {request.headers["x-request-id"] for request in bench.fake.requests}
+    assert ids == {"req.0-0", "req.1-0", "req.2-0"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (faults.BAD_REQUEST, "failed"),
+        (faults.SERVER_ERROR, "failed"),
+        (faults.TRUNCATED, "invalid"),
+        (faults.EMPTY, "invalid"),
+    ],
+)
+@pytest.mark.parametrize("text", ["one", "one two three"])
+async def test_a_failure_ends_the_item(fault: faults.Fault, status: str, text: str) -> None:
+    record = await Bench(lambda request: fault).run_one(text)
+    assert record.status == status
+    assert record.error is not None
+    assert record.error.kind is fault.kind
+    assert record.data is None
+
+
+async def test_one_part_that_cannot_be_had_cancels_the_others() -> None:
+    def reply(request: dict[str, Any]) -> Answer:
+        return faults.BAD_REQUEST if request["messages"][0]["content"] == "bad" else faults.HANG
+
+    bench = Bench(reply)
+    record = await bench.run_one("one bad two")
+    assert record.error is not None
+    assert record.error.kind == "request"
+    assert (bench.fake.aborted, bench.fake.in_flight) == (2, 0)
+
+
+async def test_a_refused_reply_is_kept_up_to_a_limit() -> None:
+    record = await Bench(lambda request: "x" * 20_000).run_one(do="refuse")
+    assert record.error is not None
+    assert (record.status, record.error.kind, record.error.message) == (
+        "invalid",
+        "schema",
+        "not upper",
+    )
+    assert record.error.raw == "x" * 16_000
+
+
+@pytest.mark.parametrize("text", ["one", "one two"])
+@pytest.mark.parametrize(
+    ("do", "kind", "words"),
+    [
+        ("break", "task", "task kind upper: ZeroDivisionError('a bug')"),
+        ("validate", "task", "task kind upper: "),
+        ("configure", "input", "cannot be used"),
+    ],
+)
+async def test_a_bug_in_a_task_kind_ends_the_item(
+    text: str, do: str, kind: str, words: str
+) -> None:
+    record = await Bench().run_one(text, do=do)
+    assert record.error is not None
+    assert (record.status, record.error.kind) == ("failed", kind)
+    assert record.error.message.startswith(words)
+
+
+async def test_a_payload_that_is_not_the_kind_s() -> None:
+    record = await Bench().run_one(text=None)
+    assert record.error is not None
+    assert (record.status, record.error.kind) == ("failed", "input")
+    assert "text" in record.error.message
+
+
+@pytest.mark.parametrize("payload", [10**30, [float("inf")], "\ud800"])
+async def test_an_odd_payload_of_a_plain_celery_client_ends_too(payload: Any) -> None:
+    record = await Bench().run(Item(id="a", payload=payload))
+    assert (record.status, record.error and record.error.kind) == ("failed", "input")
+    assert record.to_json()
+
+
+async def test_an_item_without_a_job_brings_its_parameters() -> None:
+    bench = Bench()
+    record = await bench.run(Item(id="a", payload={"text": "x"}), do="")
+    assert (record.status, record.data, record.timing.queued_s) == ("ok", "X", None)
+    refused = await bench.run(Item(id="a", payload={"text": "x"}), do=5)
+    assert refused.error is not None
+    assert (refused.error.kind, refused.status) == ("input", "failed")
+
+
+async def test_an_unknown_kind_and_an_unknown_job() -> None:
+    bench = Bench()
+    record = await bench.runner.run("nope", Item(id="a", payload={}), {}, "req")
+    assert record.error is not None
+    assert record.error.message == "this worker has no task kind 'nope'"
+    record = await bench.run(Item(id="a", payload={}, job="gone", ordinal=0))
+    assert record.error is not None
+    assert record.error.message == "there is no job gone"
+
+
+async def test_an_item_of_a_cancelled_job_is_not_asked() -> None:
+    bench = Bench()
+    item = await bench.submit("one")
+    await bench.store.cancel("j")
+    record = await bench.run(item)
+    assert (record.status, record.attempts) == ("cancelled", 0)
+    assert bench.fake.requests == []
+    assert (await bench.store.get("j")).done
+
+
+@pytest.mark.parametrize("text", ["one", "one two three"])
+async def test_stopping_leaves_the_item_untouched(text: str) -> None:
+    bench = Bench(lambda request: faults.RESET)
+    item = await bench.submit(text)
+    bench.stopping.set()
+    with pytest.raises(Stopping):
+        await bench.run(item)
+    assert (await bench.store.get("j")).counts.open == 1
+
+
+@pytest.mark.parametrize("text", ["one", "one two three"])
+async def test_a_cancelled_run_leaves_the_item_untouched(text: str) -> None:
+    bench = Bench()
+    bench.fake.hold()
+    running = asyncio.create_task(bench.run(await bench.submit(text)))
+    await bench.fake.reached(len(text.split()))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (await bench.store.get("j")).counts.open == 1
+    assert bench.permits.in_flight() == {"spark": 0}
+
+
+async def test_a_store_that_is_away_at_the_start_leaves_the_item_untouched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def away(job: str) -> None:
+        raise Unavailable("Redis does not answer")
+
+    bench = Bench()
+    item = await bench.submit("one")
+    monkeypatch.setattr(bench.store, "get", away)
+    with pytest.raises(Unavailable):
+        await bench.run(item)
+    monkeypatch.undo()
+    assert (await bench.store.get("j")).counts.open == 1
+
+
+async def test_a_finished_answer_waits_for_a_store_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    item = await bench.submit("one")
+    settle, left = bench.store.settle, [1, 2, 3]
+
+    async def shaky(job: str, ordinal: int, record: Record) -> bool:
+        if left:
+            left.pop()
+            raise Unavailable("Redis does not answer")
+        return await settle(job, ordinal, record)
+
+    monkeypatch.setattr(bench.store, "settle", shaky)
+    monkeypatch.setattr(item_module, "_SETTLE_PAUSE_S", 0.0)
+    assert (await bench.run(item)).status == "ok"
+    assert (await bench.store.get("j")).counts.ok == 1
+    assert len(bench.fake.requests) == 1
+
+
+async def test_an_item_delivered_twice_ends_once() -> None:
+    bench = Bench()
+    item = await bench.submit("one")
+    await asyncio.gather(bench.run(item), bench.run(item))
+    assert (await bench.store.get("j")).counts.ok == 1
+    assert await bench.store.unread("j") == 1
+
+
+async def test_replies_with_odd_fields_do_not_break_the_record() -> None:
+    choice = {"message": {"content": json.dumps("x")}, "finish_reason": ["stop"]}
+    record = await Bench(lambda request: {"choices": [choice], "model": 5}).run_one()
+    assert (record.status, record.model, record.finish_reason) == ("ok", None, None)

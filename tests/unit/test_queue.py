@@ -1,0 +1,58 @@
+"""An item's message; that it is Celery's own form is held by tests/integration."""
+
+from __future__ import annotations
+
+import base64
+
+import orjson
+import pytest
+
+from fanout.queue import message_of, queue_of, task_id, task_name
+from fanout.wire import Item
+
+ITEM = Item(
+    id="a.txt", payload={"text": "top secret"}, ordinal=3, job="j", submitted_at=1700000000.5
+)
+
+
+def test_names() -> None:
+    assert (queue_of("heavy"), task_name("extract")) == ("fanout.heavy", "fanout.extract")
+
+
+def test_the_task_id_is_the_same_wherever_it_is_made() -> None:
+    assert task_id("j", 3) == "09102317-8e4a-55a8-9644-22a1b1b6478a"
+    assert len({task_id(job, n) for job in ("j", "k") for n in range(100)}) == 200
+
+
+def test_the_body_holds_the_item() -> None:
+    message = orjson.loads(message_of(ITEM, "extract", "heavy"))
+    args, kwargs, embed = orjson.loads(base64.b64decode(message["body"]))
+    assert (args, set(embed.values())) == ([], {None})
+    assert Item.model_validate(kwargs) == ITEM
+    assert set(kwargs) == {"id", "payload", "ordinal", "job", "submitted_at"}
+
+
+def test_the_document_is_in_the_body_alone() -> None:
+    message = orjson.loads(message_of(ITEM, "extract", "heavy"))
+    del message["body"]
+    assert b"secret" not in orjson.dumps(message)
+
+
+@pytest.mark.parametrize("results", [False, True])
+def test_results_are_kept_on_demand(results: bool) -> None:
+    message = orjson.loads(message_of(ITEM, "extract", "heavy", results=results))
+    assert message["headers"]["ignore_result"] is not results
+
+
+def test_each_message_has_a_tag_of_its_own() -> None:
+    tags = {
+        orjson.loads(message_of(ITEM, "extract", "heavy"))["properties"]["delivery_tag"]
+        for _ in range(10)
+    }
+    assert len(tags) == 10
+
+
+@pytest.mark.parametrize("change", [{"job": None}, {"ordinal": None}])
+def test_only_an_item_of_a_job_can_be_queued_so(change: dict[str, None]) -> None:
+    with pytest.raises(ValueError, match="only an item of a job"):
+        message_of(ITEM.model_copy(update=change), "extract", "heavy")
