@@ -291,7 +291,8 @@ async def test_an_error_of_the_source_reaches_who_reads_the_records(
         await collect(store, job)
     with pytest.raises(OSError, match="the disk is gone"):
         await job.submitted()
-    assert (await job.info()).state == "open"
+    info = await job.info()
+    assert (info.state, info.done) == ("cancelled", True)
 
 
 async def test_cancel_stops_the_feeding_and_what_waits(
@@ -333,19 +334,42 @@ async def test_who_waits_for_the_feeding_is_not_cancelled_with_it(
     await job.submitted()
 
 
-async def test_an_abandoned_reader_stops_the_feeding(
-    fo: fanout.Fanout, store: WatchedStore
+async def test_feeding_goes_on_without_a_reader_and_leaving_the_block_waits_for_it(
+    store: WatchedStore,
 ) -> None:
-    job = await fo.submit("echo", map(str, range(1000)), window=10)
-    batches = job.batches()
-    worker = asyncio.create_task(work(store, job.id))
-    await anext(batches)
-    await batches.aclose()
+    async with fanout.connect(settings=SETTINGS, store=store) as fo:
+        job = await fo.submit("echo", map(str, range(200)), window=10)
+        worker = asyncio.create_task(work(store, job.id))
+        batches = job.batches()
+        await anext(batches)
+        await batches.aclose()
+        assert (await job.info()).state == "open"
     worker.cancel()
-    submitted = (await job.info()).counts.submitted
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert (await job.info()).counts.submitted == submitted < 1000
+    info = await job.info()
+    assert (info.state, info.counts.submitted) == ("sealed", 200)
+
+
+async def test_an_exception_in_the_block_cancels_what_is_not_submitted(
+    store: WatchedStore,
+) -> None:
+    with pytest.raises(KeyError):
+        async with fanout.connect(settings=SETTINGS, store=store) as fo:
+            job = await fo.submit("echo", map(str, range(1000)), window=10)
+            await until(lambda: store.open_max == 10)
+            raise KeyError
+    assert (await job.info()).state == "cancelled"
+
+
+async def test_an_error_of_the_source_that_nobody_saw_leaves_the_block(
+    store: WatchedStore,
+) -> None:
+    def docs() -> Iterator[str]:
+        yield "a"
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        async with fanout.connect(settings=SETTINGS, store=store) as fo:
+            await fo.submit("echo", docs())
 
 
 @pytest.mark.parametrize(
