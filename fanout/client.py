@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 import uuid
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Callable,
     Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
-from fanout.errors import UsageError
+from fanout.errors import Unavailable, UsageError
 from fanout.inputs import BadRow, Document
 from fanout.registry import load_kind
 from fanout.settings import Settings, load_settings
@@ -44,12 +46,17 @@ _WINDOW_POLL_S = 0.05
 #: How long one read waits for a record, in seconds.
 _READ_S = 0.5
 
+_T = TypeVar("_T")
+
 
 @asynccontextmanager
 async def connect(
     redis: str | None = None, *, settings: Settings | None = None, store: Store | None = None
 ) -> AsyncIterator[Fanout]:
     """A client, connected as long as the block lasts.
+
+    Leaving the block waits until the documents of every job have been submitted; an exception
+    cancels the jobs that are not, since nobody would ever submit the rest.
 
     Args:
         redis: URL of Redis or Valkey; from the settings when not given.
@@ -62,9 +69,15 @@ async def connect(
     """
     settings = settings or load_settings(redis=redis)
     store = store or RedisStore.from_url(settings.redis_url, settings.redis_name)
+    client = Fanout(settings, store)
     try:
         await store.ping()
-        yield Fanout(settings, store)
+        try:
+            yield client
+            await client.submitted()
+        except BaseException:
+            await asyncio.shield(client.abandon())
+            raise
     finally:
         await store.aclose()
 
@@ -75,6 +88,7 @@ class Fanout:
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings = settings
         self.store = store
+        self._jobs: list[Job] = []
 
     async def submit(
         self,
@@ -117,6 +131,7 @@ class Fanout:
         await self.store.create(identity, spec)
         job = Job(self.store, identity, spec)
         job.feed(docs, window or self._window(spec.tier))
+        self._jobs.append(job)
         return job
 
     async def job(self, job_id: str) -> Job:
@@ -127,6 +142,22 @@ class Fanout:
         """
         info = await self.store.get(job_id)
         return Job(self.store, job_id, info.spec)
+
+    async def submitted(self) -> None:
+        """Wait until the documents of every job have been submitted.
+
+        Raises what reading them raised, unless the job has told its user already.
+        """
+        for job in self._jobs:
+            if not job.told:
+                await job.submitted()
+
+    async def abandon(self) -> None:
+        """Cancel the jobs of this client whose documents have not all been submitted."""
+        for job in self._jobs:
+            if job.feeding:
+                with suppress(Unavailable):  # Redis is away: there is nothing to tell it
+                    await job.cancel()
 
     def _window(self, tier: str) -> int:
         if self.settings.window:
@@ -144,6 +175,13 @@ class Job:
         self._store = store
         self._feeder: asyncio.Task[None] | None = None
         self._collecting = False
+        #: Whether what ended the feeding has been raised to the user.
+        self.told = False
+
+    @property
+    def feeding(self) -> bool:
+        """Whether there are documents left to submit."""
+        return self._feeder is not None and not self._feeder.done()
 
     def feed(self, docs: Iterable[Doc] | AsyncIterable[Doc], window: int) -> None:
         """Start to submit `docs` in the background, at most `window` ahead of the settled ones."""
@@ -191,9 +229,10 @@ class Job:
                     cursor = batch.last
                     await self._store.trim(self.id, cursor)
                 if len(batch.records) < limit and await self._all_read():
+                    await self.submitted()  # raises what ended the feeding, if that ended the job
                     return
         finally:
-            await self._stop_feeding()
+            self._collecting = False  # what nobody reads must not hold the feeder up
 
     async def wait(self) -> JobInfo:
         """Wait until every item has ended, leaving the records where they are."""
@@ -206,6 +245,15 @@ class Job:
         return (await self.info()).done and not await self._store.unread(self.id)
 
     async def _feed(self, docs: Iterable[Doc] | AsyncIterable[Doc], window: int) -> None:
+        try:
+            await self._submit_all(docs, window)
+        except Exception:
+            # The rest will never come: without this the job would stay open for ever.
+            await self._store.cancel(self.id)
+            raise
+        await self._store.seal(self.id)
+
+    async def _submit_all(self, docs: Iterable[Doc] | AsyncIterable[Doc], window: int) -> None:
         ordinal = itertools.count()
         # In pieces of the window: one piece as large as it would wait for the server to run empty.
         async for chunk in _chunks(docs, max(1, min(_BATCH, window // 4))):
@@ -219,7 +267,6 @@ class Job:
                 else:
                     await self._store.reject(self.id, item[0], item[1])
             await self._store.submit(self.id, self.spec, items)
-        await self._store.seal(self.id)
 
     async def _room(self, coming: int, window: int) -> bool:
         """Wait until the window has room; False when the job is cancelled meanwhile."""
@@ -249,8 +296,12 @@ class Job:
         return Item(id=identity, payload=payload, ordinal=ordinal, job=self.id, submitted_at=now)
 
     def _raise_feeding_error(self) -> None:
-        if self._feeder is not None and self._feeder.done() and not self._feeder.cancelled():
-            self._feeder.result()
+        feeder = self._feeder
+        if feeder is None or not feeder.done() or feeder.cancelled():
+            return
+        if (error := feeder.exception()) is not None:
+            self.told = True
+            raise error
 
     async def _stop_feeding(self) -> None:
         feeder = self._feeder
@@ -287,8 +338,39 @@ async def _chunks(docs: Iterable[Doc] | AsyncIterable[Doc], size: int) -> AsyncI
         return
     documents: Iterator[Doc] = iter(docs)
     # Reading files blocks, and the collector runs on this loop.
-    while taken := await asyncio.to_thread(lambda: list(itertools.islice(documents, size))):
+    while taken := await _in_thread(lambda: list(itertools.islice(documents, size))):
         yield taken
+
+
+async def _in_thread(call: Callable[[], _T]) -> _T:
+    """What `call` returns, computed in a daemon thread of its own.
+
+    `asyncio.to_thread` would be waited for at the end of the program: a read of a terminal or a
+    pipe that gives nothing would then hold up Ctrl-C for ever.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_T] = loop.create_future()
+
+    def finish(result: _T | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(cast(_T, result))
+
+    def run() -> None:
+        result: _T | None = None
+        failed: BaseException | None = None
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001 - handed over to who waits
+            failed = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(finish, result, failed)
+
+    threading.Thread(target=run, name="fanout reader", daemon=True).start()
+    return await done
 
 
 def _first_problem(error: ValidationError) -> str:

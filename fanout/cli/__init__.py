@@ -6,6 +6,8 @@ answer; 3 incomplete; 130 interrupted.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
@@ -60,7 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.USAGE
     except KeyboardInterrupt:
         complain("interrupted")
-        return Exit.INTERRUPTED
+        # Everything has been cleaned up. A thread may still wait for its terminal or pipe, and the
+        # interpreter must not wait for that thread.
+        sys.stdout.flush()
+        os._exit(Exit.INTERRUPTED)
     return done if isinstance(done, int) else Exit.CLEAN
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,6 +88,8 @@ _RETRIES = 8
 
 #: Seconds that one answer may take.
 _ANSWER_S = 10.0
+#: Seconds that the first sign of life may take.
+_PING_S = 3.0
 #: Longest wait in a read, in seconds: well before the connection would count as dead.
 _BLOCK_S = 2.0
 
@@ -136,8 +139,15 @@ class RedisStore:
             raise Unavailable(f"Redis at {self._name} refuses: {_reason(error)}") from error
 
     async def ping(self) -> None:
-        with self._answering():
-            await self._redis.ping()
+        # A first look does not ride out an absence: who starts a command wants to know now.
+        try:
+            async with asyncio.timeout(_PING_S):
+                with self._answering():
+                    await self._redis.ping()
+        except TimeoutError as error:
+            raise Unavailable(
+                f"Redis at {self._name} does not answer within {_PING_S:g} s"
+            ) from error
 
     async def create(self, job: str, spec: JobSpec) -> None:
         with self._answering():

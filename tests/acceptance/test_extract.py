@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 from conftest import Stack
-from kit import alive_in, closed_port, fanout, started, until
+from kit import FANOUT, alive_in, closed_port, environment, fanout, started, until
 from model_server import MODEL
 
 SCHEMA = {
@@ -107,6 +109,40 @@ def test_a_folder_of_texts_into_parquet(folder: Path) -> None:
     assert done.returncode == 1, done.stderr
     rows = parquet.read_table(folder / "out.parquet").to_pylist()
     assert Counter(row["status"] for row in rows) == {"ok": 3, "skipped": 1}
+
+
+def test_an_interrupted_reader_of_a_silent_pipe_ends_at_once(folder: Path) -> None:
+    arguments = ["extract", "-", "--schema", "schema.json", "-o", "out.jsonl"]
+    process = subprocess.Popen(
+        [FANOUT, *arguments],
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin
+    assert process.stderr
+    process.stdin.write('{"text": "one"}\n')
+    process.stdin.flush()
+    try:
+        # The row is being waited for behind a reader that has not got a whole piece yet.
+        until(lambda: (folder / "out.jsonl").exists(), "the output is open")
+        until(lambda: _open_jobs(folder), "the job is open")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    finally:
+        process.kill()
+        process.stdin.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert said.splitlines()[-1] == "fanout: interrupted"
+    assert not _open_jobs(folder)
+
+
+def _open_jobs(folder: Path) -> list[str]:
+    listed = fanout("status", "--json", cwd=folder).stdout.splitlines()
+    return [line for line in listed if json.loads(line)["state"] == "open"]
 
 
 def test_an_output_is_not_overwritten_unasked(folder: Path) -> None:
