@@ -69,7 +69,10 @@ def demo(
             orjson.dumps(figures(report), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
         )
         if not quiet:
-            _show(report, examples, records)
+            _show(report, examples)
+            # As the user named the folder, not as this process finds it.
+            note(f"records   {output / records.name}")
+            note(f"report    {output / 'report.json'}")
         if keep:
             note(f"everything still runs, Flower at {services.flower_url}; Ctrl-C stops it")
             return watch(services)
@@ -127,7 +130,7 @@ async def _run(
             return await run(fo, work, sink), examples
 
 
-def _show(report: Report, examples: Sequence[Record], output: Path) -> None:
+def _show(report: Report, examples: Sequence[Record]) -> None:
     texts = {
         document.id: document.text
         for document in read_inputs([str(bundled.passages_path())])
@@ -144,8 +147,6 @@ def _show(report: Report, examples: Sequence[Record], output: Path) -> None:
         )
     stderr.print(pairs)
     stderr.print(summary(report))
-    note(f"records   {output}")
-    note(f"report    {output.with_name('report.json')}")
 
 
 def _say(line: str, quiet: bool) -> None:
