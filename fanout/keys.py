@@ -27,3 +27,8 @@ def records(job_id: str) -> str:
 def worker(name: str) -> str:
     """String with a time to live: what a worker process last said of itself."""
     return f"{PREFIX}:worker:{name}"
+
+
+def endpoint(name: str) -> str:
+    """Hash: N if it was set by hand, and the lease of each worker process."""
+    return f"{PREFIX}:endpoint:{{{name}}}"

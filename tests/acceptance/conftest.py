@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,9 @@ class Stack:
     log: Path
 
 
-@pytest.fixture(scope="session")
-def model_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+@contextmanager
+def model_server() -> Iterator[int]:
+    """The tests' model server, on the port that it gives."""
     port = closed_port()
     server = subprocess.Popen(
         [sys.executable, "-P", str(Path(__file__).with_name("model_server.py")), str(port)],
@@ -37,6 +39,12 @@ def model_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     finally:
         server.terminate()
         server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def model_port() -> Iterator[int]:
+    with model_server() as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

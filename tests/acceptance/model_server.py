@@ -7,10 +7,14 @@ It answers what its prompts ask for; a document that holds one of these words ge
     EMPTY       null content
     THINKS      a budget spent on reasoning, unless reasoning_effort is low
     REFUSED     400
+    SLOW        its answer after 50 ms
+
+`/stats` tells how many requests it had in flight at most.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from typing import Any
@@ -65,8 +69,26 @@ def _reply(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     }
 
 
+_in_flight = {"now": 0, "max": 0}
+
+
+async def _stats(_: web.Request) -> web.Response:
+    return web.json_response(_in_flight)
+
+
 async def _chat(request: web.Request) -> web.Response:
+    _in_flight["now"] += 1
+    _in_flight["max"] = max(_in_flight["max"], _in_flight["now"])
+    try:
+        return await _answer(request)
+    finally:
+        _in_flight["now"] -= 1
+
+
+async def _answer(request: web.Request) -> web.Response:
     body = await request.json()
+    if "SLOW" in body["messages"][-1]["content"]:
+        await asyncio.sleep(0.05)
     if body["model"] != MODEL:
         return web.json_response({"error": {"message": "no such model"}}, status=404)
     status, reply = _reply(body)
@@ -86,6 +108,7 @@ def main() -> None:
     app.router.add_post("/v1/chat/completions", _chat)
     app.router.add_get("/v1/models", _models)
     app.router.add_get("/health", _health)
+    app.router.add_get("/stats", _stats)
     web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 
 

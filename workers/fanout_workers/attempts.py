@@ -16,7 +16,7 @@ from typing import Any
 from fanout import ChatRequest, ConfigError, Failure, Invalid, Kind, Reply, Task, Usage
 from fanout.failures import POLICIES
 from fanout_workers.model import ModelClient
-from fanout_workers.permits import Permits
+from fanout_workers.permits import Fenced, Permits
 
 #: Efforts at which a model reasons too little for a lower one to help.
 _LEAST_EFFORT = ("none", "minimal", "low")
@@ -114,17 +114,15 @@ class Asker:
     async def _try(
         self, task: Task, request: ChatRequest, payload: Any, effort: Effort, request_id: str
     ) -> Any:
-        tried = f"{request_id}-{sum(effort.retried.values())}"
-        async with self._permits.acquire() as permit:
-            effort.permit_s += permit.waited_s
-            effort.endpoint = permit.endpoint.name
-            try:
-                reply = await self._clients[permit.endpoint.name].complete(request, tried)
-            except Failure as failure:
-                # An overloaded or absent server says nothing about the item.
-                if failure.kind not in (Kind.OVERLOAD, Kind.CONNECT):
-                    effort.attempts += 1
-                raise
+        try:
+            reply = await self._send(request, effort, request_id)
+        except Fenced:
+            raise Failure(Kind.CONNECT, "the worker lost its lease on the endpoint") from None
+        except Failure as failure:
+            # An overloaded or absent server says nothing about the item.
+            if failure.kind not in (Kind.OVERLOAD, Kind.CONNECT):
+                effort.attempts += 1
+            raise
         effort.attempts += 1
         effort.reply = reply
         try:
@@ -135,6 +133,15 @@ class Asker:
             raise refused from None
         effort.usage += reply.usage
         return part
+
+    async def _send(self, request: ChatRequest, effort: Effort, request_id: str) -> Reply:
+        async with self._permits.acquire() as permit:
+            if self._stopping.is_set():  # what waited for a permit is not in flight yet
+                raise Stopping
+            effort.permit_s += permit.waited_s
+            effort.endpoint = permit.endpoint.name
+            tried = f"{request_id}-{sum(effort.retried.values())}"
+            return await self._clients[permit.endpoint.name].complete(request, tried)
 
     async def pause(self, seconds: float) -> None:
         """Wait about that long, without a permit; raises `Stopping` when the worker shuts down."""

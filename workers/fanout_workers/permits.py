@@ -2,7 +2,8 @@
 
 A permit wraps the HTTP request and nothing else: not the queue wait, not a back-off, not the
 validation of the reply. All of it lives on one event loop, so a permit that is given back starts
-the next request at once, without a round trip anywhere.
+the next request at once, without a round trip anywhere. How many of N this process may give is
+`fanout_workers.leases`' business.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fanout import Endpoint
+
+
+class Fenced(Exception):
+    """The permit was taken back while the request was in flight: the request is aborted."""
 
 
 @dataclass(slots=True)
@@ -24,6 +29,7 @@ class Load:
     endpoint: Endpoint
     limit: int
     in_flight: int = 0
+    scopes: set[asyncio.Timeout] = field(default_factory=set)
 
     @property
     def share(self) -> float:
@@ -43,21 +49,36 @@ class Permits:
     """The permits of one tier in one process.
 
     Args:
-        endpoints: the tier's endpoints; each gives as many permits as its `concurrency`.
+        endpoints: the tier's endpoints; each gives as many permits as its `concurrency`, until
+            `set_limit` says otherwise.
     """
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         self._loads = {e.name: Load(e, e.concurrency) for e in endpoints}
+        #: Set when a request has to wait for a permit; cleared by who acts on it.
+        self.hungry = asyncio.Event()
         self._waiting: deque[asyncio.Future[Load]] = deque()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Permit]:
-        """A permit of the least loaded endpoint, first come, first served."""
+        """A permit of the least loaded endpoint, first come, first served.
+
+        Raises:
+            Fenced: the permit was taken back before the block had ended.
+        """
         asked = time.monotonic()
         load = await self._take()
+        scope = asyncio.timeout(None)
         try:
-            yield Permit(load.endpoint, time.monotonic() - asked)
+            async with scope:
+                load.scopes.add(scope)
+                yield Permit(load.endpoint, time.monotonic() - asked)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise Fenced from error
         finally:
+            load.scopes.discard(scope)
             self._give_back(load)
 
     def in_flight(self) -> dict[str, int]:
@@ -67,6 +88,19 @@ class Permits:
     def limits(self) -> dict[str, int]:
         """N by endpoint."""
         return {name: load.limit for name, load in self._loads.items()}
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a permit."""
+        return sum(not turn.done() for turn in self._waiting)
+
+    def fence(self, endpoint: str) -> None:
+        """Give no more permits of `endpoint` and abort what is in flight there."""
+        load = self._loads[endpoint]
+        load.limit = 0
+        now = asyncio.get_running_loop().time()
+        for scope in load.scopes:
+            scope.reschedule(now)
 
     def set_limit(self, endpoint: str, limit: int) -> None:
         """Change N: up at once, down as requests finish."""
@@ -79,6 +113,7 @@ class Permits:
             return free
         turn: asyncio.Future[Load] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
+        self.hungry.set()
         try:
             return await turn
         except asyncio.CancelledError:

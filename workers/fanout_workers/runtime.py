@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 
 import httpx
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from fanout import Settings, Task, Unavailable
 from fanout.store import RedisStore, Store, WorkerInfo
@@ -18,6 +22,7 @@ from fanout_workers.attempts import Asker
 from fanout_workers.health import Health
 from fanout_workers.item import ItemRunner
 from fanout_workers.jobs import Jobs
+from fanout_workers.leases import Leases
 from fanout_workers.model import ModelClient, open_transport
 from fanout_workers.permits import Permits
 
@@ -53,6 +58,8 @@ class Runtime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._runner: ItemRunner | None = None
         self._problems: dict[str, str] = {}
+        self._lease_client: redis.asyncio.Redis | None = None
+        self._leases: Leases | None = None
 
     @property
     def runner(self) -> ItemRunner:
@@ -66,6 +73,21 @@ class Runtime:
         self._loop = asyncio.get_running_loop()
         self._store = RedisStore.from_url(self._settings.redis_url, self._settings.redis_name)
         self._transport = open_transport()
+        # A client of its own: a renewal must not wait behind other calls, nor be tried again by
+        # the library when its time has passed.
+        self._lease_client = redis.asyncio.Redis.from_url(
+            self._settings.redis_url,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=2.0,
+            socket_timeout=2.0,
+        )
+        self._leases = Leases(
+            self._lease_client,
+            self._permits,
+            self._settings.endpoints_of(self._tier),
+            f"{self._name}/{uuid.uuid4().hex[:8]}",
+        )
+        await self._leases.open()
         clients = {
             endpoint.name: ModelClient(endpoint, self._transport)
             for endpoint in self._settings.endpoints_of(self._tier)
@@ -87,6 +109,9 @@ class Runtime:
         if self._reporter is not None:
             self._reporter.cancel()
             await asyncio.gather(self._reporter, return_exceptions=True)
+        if self._leases is not None and self._lease_client is not None:
+            await self._leases.close()
+            await self._lease_client.aclose()
         if self._store is not None:
             with suppress(Unavailable):  # then its time to live ends it
                 await self._store.forget_worker(self._info())
