@@ -33,6 +33,7 @@ from fanout.inputs import BadRow, Document
 from fanout.registry import load_kind
 from fanout.settings import Settings, load_settings
 from fanout.store import JobInfo, RedisStore, Store
+from fanout.task import Task
 from fanout.wire import ErrorInfo, Item, JobSpec, Record, Timing
 
 #: What `submit` takes as one document: a text, an object with a payload (and maybe an `id`), a
@@ -92,7 +93,7 @@ class Fanout:
 
     async def submit(
         self,
-        kind: str,
+        kind: str | type[Task],
         docs: Iterable[Doc] | AsyncIterable[Doc],
         *,
         tier: str | None = None,
@@ -104,7 +105,7 @@ class Fanout:
         """Start a job and feed it in the background; returns at once.
 
         Args:
-            kind: name of an installed task kind, such as `extract`.
+            kind: name of an installed task kind, such as `extract`; `module:Kind`; or the class.
             docs: read lazily, one window ahead of what is settled.
             tier: the tier that serves the job; needed only where several are configured.
             job_id: a new job's id; made up when not given.
@@ -116,13 +117,13 @@ class Fanout:
             UsageError: no such kind or tier, or the parameters are not the kind's.
             Unavailable: Redis does not answer.
         """
-        task = load_kind(kind)
+        task = kind if isinstance(kind, type) else load_kind(kind)
         try:
             checked = task.Params.model_validate(params)
         except ValidationError as error:
-            raise UsageError(f"{kind}: {_first_problem(error)}") from None
+            raise UsageError(f"{task.name}: {_first_problem(error)}") from None
         spec = JobSpec(
-            kind=kind,
+            kind=task.name,
             tier=self.settings.tier_or_default(tier),
             params=checked.model_dump(mode="json", by_alias=True, exclude_none=True),
             results=results,

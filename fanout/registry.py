@@ -46,12 +46,14 @@ def load_kinds(extra: Iterable[str] = ()) -> dict[str, type[Task]]:
 
 
 def load_kind(name: str) -> type[Task]:
-    """The installed task kind of that name; imports no other.
+    """The installed task kind of that name, or the one at `module:Kind`; imports no other.
 
     Raises:
         UnknownTask: there is none.
         PluginError: it cannot be imported or is no task kind.
     """
+    if ":" in name:
+        return _checked(name, _load_reference(name))
     entries = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in entries:
         raise UnknownTask(f"there is no task kind {name!r}; installed: {', '.join(entries)}")

@@ -19,6 +19,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fanout import client
 from fanout.client import Doc
+from fanout.task import Task
 from fanout.wire import Record
 
 
@@ -47,7 +48,7 @@ class SyncFanout:
         self._portal = portal
         self._fanout = fanout
 
-    def submit(self, kind: str, docs: Iterable[Doc], **options: Any) -> SyncJob:
+    def submit(self, kind: str | type[Task], docs: Iterable[Doc], **options: Any) -> SyncJob:
         """Start a job; takes what `Fanout.submit` takes, and raises what it raises."""
         job = self._portal.call(partial(self._fanout.submit, kind, docs, **options))
         return SyncJob(self._portal, job)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
+from cyclopts.exceptions import UnknownCommandError
 
 from fanout import __version__
 from fanout.cli.console import complain
@@ -45,21 +46,25 @@ for _name, (_where, _help) in _COMMANDS.items():
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code and never shows a traceback for a user's mistake."""
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
         done = app(
-            list(argv) if argv is not None else None,
+            words,
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
         )
+        sys.stdout.flush()
     except CycloptsError as error:
-        complain(f"{_sentence(error)} (see `fanout --help`)")
+        complain(_sentence(error, words))
         return Exit.USAGE
     except OutputClosed:
         return Exit.INCOMPLETE  # the reader of stdout has left: nothing is wrong, nobody to tell
     except FanoutError as error:
         complain(str(error))
         return Exit.USAGE
+    except BrokenPipeError:
+        return _left_by_reader()
     except KeyboardInterrupt:
         complain("interrupted")
         # Everything has been cleaned up. A thread may still wait for its terminal or pipe, and the
@@ -69,5 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return done if isinstance(done, int) else Exit.CLEAN
 
 
-def _sentence(error: CycloptsError) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+def _left_by_reader() -> int:
+    # What is still buffered for the reader that has left must not fail at the end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return Exit.INCOMPLETE
+
+
+def _sentence(error: CycloptsError, words: Sequence[str]) -> str:
+    command = next((word for word in words if word in _COMMANDS), None)
+    if isinstance(error, UnknownCommandError) and command is None:
+        return f"there is no command {words[0]!r}; commands: {', '.join(_COMMANDS)}"
+    said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return f"{said} (see `fanout {f'{command} ' if command else ''}--help`)"

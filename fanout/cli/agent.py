@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from fanout.cli import options
 from fanout.cli.console import stderr
 from fanout.cli.exits import Exit
-from fanout.cli.files import write_whole
+from fanout.cli.files import check_free, write_whole
 from fanout.cli.run import Work, run
 from fanout.cli.summary import figures, summary
 from fanout.client import Fanout, connect
@@ -42,6 +42,7 @@ def agent(
     reasoning_effort: options.ReasoningEffort = None,
     tier: options.Tier = None,
     redis: options.Redis = None,
+    overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> int:
     """Run sub-tasks at the same time and join their answers in the order of the tasks.
@@ -50,6 +51,7 @@ def agent(
 
     Example: fanout agent tasks.json --merge "Write one summary of these answers." -o answers.json
     """
+    check_free(output, overwrite=overwrite)
     listed = _read(tasks)
     merging = options.prompt_text(merge)
     common = options.given(max_tokens=max_tokens, reasoning_effort=reasoning_effort)

@@ -5,13 +5,28 @@ Documents, file names and replies are data: they pass through `plain` before the
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-#: Progress and messages. rich honours NO_COLOR and leaves colour out where nobody sees it.
-stderr = Console(stderr=True, highlight=False, markup=False)
+#: Columns where there is no terminal to ask: wide enough that nothing is folded in a log.
+_WIDTH = 160
+
+
+def _console(file: TextIO) -> Console:
+    # rich honours NO_COLOR and leaves colour out where nobody sees it.
+    wide = None if file.isatty() or os.environ.get("COLUMNS") else _WIDTH
+    return Console(file=file, width=wide, highlight=False, markup=False)
+
+
+#: Progress and messages.
+stderr = _console(sys.stderr)
+#: Tables that a command was asked for.
+stdout = _console(sys.stdout)
 
 # C0 and C1 controls without newline and tab, and the marks that reverse the reading direction.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fanout.cli import options
-from fanout.cli.console import plain, stderr
+from fanout.cli.console import plain, stdout
 from fanout.cli.exits import Exit
 from fanout.doctor import check
 from fanout.settings import load_settings
@@ -36,5 +36,5 @@ def doctor(
             plain(finding.check),
             Text(plain(finding.text)),
         )
-    stderr.print(table)
+    stdout.print(table)
     return Exit.USAGE if any(finding.level == "fail" for finding in findings) else Exit.CLEAN

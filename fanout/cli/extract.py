@@ -12,13 +12,13 @@ from cyclopts import Parameter
 from fanout.cli import options
 from fanout.cli.console import stderr
 from fanout.cli.exits import Exit
-from fanout.cli.run import Work, run
+from fanout.cli.run import Work, ready, run
 from fanout.cli.summary import summary
 from fanout.cli.writing import write
 from fanout.client import connect
 from fanout.errors import UsageError
 from fanout.inputs import count_hint, read_inputs
-from fanout.outputs import RecordWriter, open_output
+from fanout.outputs import check_output, open_output
 from fanout.report import Report
 from fanout.schemas import load_schema
 
@@ -95,9 +95,9 @@ def extract(
         window=window,
         results=results,
         quiet=quiet,
+        bar=output != "-",
     )
-    with open_output(output, overwrite=overwrite) as writer:
-        report = asyncio.run(_extract(redis, work, writer))
+    report = asyncio.run(_extract(redis, work, output, overwrite=overwrite))
     if not quiet:
         stderr.print(summary(report))
     return Exit.CLEAN if report.clean else Exit.NOT_OK
@@ -110,6 +110,10 @@ def _check_apart(inputs: Sequence[str], output: str) -> None:
             raise UsageError(f"{output} is an input: it cannot be the output as well")
 
 
-async def _extract(redis: str | None, work: Work, writer: RecordWriter) -> Report:
+async def _extract(redis: str | None, work: Work, output: str, *, overwrite: bool) -> Report:
+    check_output(output, overwrite=overwrite)
     async with connect(redis) as fo:
-        return await run(fo, work, lambda batch: write(writer, batch))
+        # Only then: a file that holds nothing would be in the way of the next try.
+        await ready(fo, fo.settings.tier_or_default(work.tier), work.kind)
+        with open_output(output, overwrite=overwrite) as writer:
+            return await run(fo, work, lambda batch: write(writer, batch))

@@ -8,6 +8,12 @@ from pathlib import Path
 from fanout.errors import UsageError
 
 
+def check_free(path: Path | None, *, overwrite: bool) -> None:
+    """Raise `UsageError` if `path` is there already and shall not be replaced."""
+    if path is not None and path.exists() and not overwrite:
+        raise UsageError(f"{path} exists already: --overwrite replaces it")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Put `content` at `path`, all or nothing.
 

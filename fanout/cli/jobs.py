@@ -12,12 +12,12 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from fanout.cli import options
-from fanout.cli.console import note, plain, stderr
+from fanout.cli.console import note, plain, stdout
 from fanout.cli.exits import Exit
 from fanout.cli.writing import write
 from fanout.client import connect
 from fanout.outputs import RecordWriter, open_output
-from fanout.store import JobInfo
+from fanout.store import Counts, JobInfo
 from fanout.wire import STATUSES
 
 JobId = Annotated[str, Parameter(help="The job's id.")]
@@ -33,25 +33,31 @@ def status(
     found = asyncio.run(_status(redis, job))
     if json:
         for info in found:
-            print(orjson.dumps(asdict(info) | {"done": info.done}, default=_dump).decode())  # noqa: T201
+            shown = asdict(info) | {"done": info.done}
+            shown["counts"]["open"] = info.counts.open
+            print(orjson.dumps(shown, default=_dump).decode())  # noqa: T201 - asked for
         return Exit.CLEAN
     table = Table(box=None, padding=(0, 2))
-    for heading in ("job", "kind", "tier", "state", "age", "submitted", *STATUSES, "open"):
-        table.add_column(heading)
+    table.add_column("job", no_wrap=True, min_width=max((len(i.id) for i in found), default=3))
+    for heading in ("kind", "tier", "state", "age", "items"):
+        table.add_column(heading, overflow="fold")
     for info in found:
-        counts = asdict(info.counts)
         table.add_row(
             plain(info.id),
             plain(info.spec.kind),
             plain(info.spec.tier),
             "done" if info.done else info.state,
             f"{(time.time() - info.created_at) / 60:.0f} min",
-            str(info.counts.submitted),
-            *(str(counts[name]) for name in STATUSES),
-            str(info.counts.open),
+            _items(info.counts),
         )
-    stderr.print(table)
+    stdout.print(table)
     return Exit.CLEAN
+
+
+def _items(counts: Counts) -> str:
+    parts = {**asdict(counts), "open": counts.open}
+    shown = [f"{parts[name]} {name}" for name in (*STATUSES, "open") if parts[name]]
+    return f"{counts.submitted} = {' + '.join(shown)}" if shown else "0"
 
 
 def results(
@@ -72,8 +78,8 @@ def results(
 
 def cancel(job: JobId, *, redis: options.Redis = None) -> int:
     """End what has not started; what runs is left to finish."""
-    asyncio.run(_cancel(redis, job))
-    note(f"job {job} is cancelled")
+    cancelled = asyncio.run(_cancel(redis, job))
+    note(f"job {job} is cancelled" if cancelled else f"job {job} was done already")
     return Exit.CLEAN
 
 
@@ -93,9 +99,13 @@ async def _results(redis: str | None, job_id: str, writer: RecordWriter) -> bool
         return clean
 
 
-async def _cancel(redis: str | None, job_id: str) -> None:
+async def _cancel(redis: str | None, job_id: str) -> bool:
     async with connect(redis) as fo:
-        await (await fo.job(job_id)).cancel()
+        job = await fo.job(job_id)
+        if (await job.info()).done:
+            return False
+        await job.cancel()
+        return True
 
 
 def _dump(value: object) -> object:

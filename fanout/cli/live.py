@@ -32,19 +32,30 @@ class Live:
         report: the figures so far, kept up to date by the caller.
         total: number of items, if known from the start.
         quiet: show nothing.
+        bar: show a bar that moves, where there is a terminal; else a line now and then.
     """
 
     def __init__(
-        self, store: Store, job: Job, report: Report, *, total: int | None, quiet: bool
+        self,
+        store: Store,
+        job: Job,
+        report: Report,
+        *,
+        total: int | None,
+        quiet: bool,
+        bar: bool = True,
     ) -> None:
         self._store = store
         self._job = job
         self._report = report
         self._total = total
         self._quiet = quiet
-        self._tokens = Rate()
-        self._records = Rate()
+        self._bar = bar and stderr.is_terminal
+        self._told: list[str] = []
+        self._tokens = Rate(span=30.0)
+        self._records = Rate(span=30.0)
         self._workers: tuple[WorkerInfo, ...] = ()
+        self._asked = False
         self._began = time.monotonic()
         self._rich = RichLive(console=stderr, auto_refresh=False, transient=True)
         self._watcher: asyncio.Task[None] | None = None
@@ -52,8 +63,9 @@ class Live:
 
     async def __aenter__(self) -> Self:
         if not self._quiet:
-            if stderr.is_terminal:
+            if self._bar:
                 self._rich.start()
+            note(f"job {self._job.id}")
             self._watcher = asyncio.create_task(self._watch(), name="live display")
         return self
 
@@ -74,9 +86,14 @@ class Live:
         self._records.add(self._report.done)
         if self._quiet:
             return
-        if stderr.is_terminal:
+        if self._bar:
             self._rich.update(self._view(), refresh=True)
-        elif time.monotonic() >= self._line_at:
+            return
+        if (problems := self._problems()) != self._told:
+            self._told = problems
+            for problem in problems:
+                note(problem)
+        if time.monotonic() >= self._line_at:
             self._line_at = time.monotonic() + _LINE_S
             note("  ".join(cell.plain for cell in self._cells()))
 
@@ -89,12 +106,15 @@ class Live:
                     self._total = info.counts.submitted
             except Unavailable:
                 self._workers = ()
+            self._asked = True
             self.refresh()
             await asyncio.sleep(_REFRESH_S)
 
     def _view(self) -> Table:
         grid = Table.grid(padding=(0, 2))
-        bar = ProgressBar(total=self._total, completed=self._report.done, width=30)
+        bar = ProgressBar(
+            total=self._total, completed=self._report.done, width=30, complete_style="cyan"
+        )
         grid.add_row(bar, *self._cells())
         outer = Table.grid()
         outer.add_row(grid)
@@ -125,6 +145,8 @@ class Live:
         return duration(passed / done * max(0, self._total - done))
 
     def _problems(self) -> list[str]:
+        if not self._asked:
+            return []
         if not self._workers:
             return [f"no worker of tier {self._job.spec.tier} has reported lately: items wait"]
         return [

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from fanout.cli import options
 from fanout.cli.console import plain, stderr
 from fanout.cli.exits import Exit
-from fanout.cli.files import write_whole
+from fanout.cli.files import check_free, write_whole
 from fanout.cli.run import Work, run
 from fanout.cli.summary import figures, summary
 from fanout.client import Doc, connect
@@ -85,12 +85,14 @@ def review(
     reasoning_effort: options.ReasoningEffort = None,
     tier: options.Tier = None,
     redis: options.Redis = None,
+    overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> int:
     """Review source files, one request a file; findings go to stdout as path:line: severity: text.
 
     Example: fanout review src/ -o findings.json --fail-on error
     """
+    check_free(output, overwrite=overwrite)
     files = sorted(set(_files(paths, include or SOURCES, exclude)))
     if not files:
         raise UsageError(f"nothing to review in {', '.join(paths)}")

@@ -36,6 +36,7 @@ class Work:
         window: items submitted ahead; None = by the tier's N.
         results: also keep records in Celery's result backend.
         quiet: show no progress.
+        bar: show a moving bar; not beside data that goes to the same terminal.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Work:
     window: int | None = None
     results: bool = False
     quiet: bool = False
+    bar: bool = True
 
 
 async def run(fo: Fanout, work: Work, sink: Sink) -> Report:
@@ -66,7 +68,7 @@ async def run(fo: Fanout, work: Work, sink: Sink) -> Report:
         **work.params,
     )
     report = Report()
-    live = Live(fo.store, job, report, total=work.total, quiet=work.quiet)
+    live = Live(fo.store, job, report, total=work.total, quiet=work.quiet, bar=work.bar)
     try:
         async with live:
             async for batch in job.batches():
@@ -77,6 +79,11 @@ async def run(fo: Fanout, work: Work, sink: Sink) -> Report:
     except BaseException:
         # Whatever ends the collection, nobody will read what the workers would go on to do.
         await _cancel(job)
+        if not work.quiet:
+            note(
+                f"job {job.id} is cancelled with {report.done} records written; "
+                f"`fanout results {job.id}` has what was in flight"
+            )
         raise
     return report
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -13,8 +14,11 @@ from cyclopts import Parameter
 from fanout.cli import options
 from fanout.cli.console import complain, note
 from fanout.cli.exits import Exit
+from fanout.client import connect
+from fanout.errors import UsageError
+from fanout.local.probes import port_is_free
 from fanout.local.services import Plan, Services, running
-from fanout.settings import STACK_FILE, load_settings
+from fanout.settings import STACK_FILE, Settings, load_settings
 
 _WATCH_S = 0.5
 
@@ -76,7 +80,8 @@ def flower(
     ] = "127.0.0.1",
 ) -> int:
     """Run Flower with fanout's columns, in the foreground."""
-    load_settings(redis=redis)
+    if not port_is_free(port, address):
+        raise UsageError(f"port {port} of {address} is taken, or not to be had: choose another")
     return _become(["fanout.flower", "--port", str(port), "--address", address], redis)
 
 
@@ -91,6 +96,8 @@ def _tell(services: Services) -> None:
     if services.flower_url:
         note(f"Flower    {services.flower_url}")
     note(f"logs      {services.plan.logs}")
+    for name, problem in asyncio.run(_problems(settings)).items():
+        complain(f"endpoint {name}: {problem}")
     note("ready; Ctrl-C stops everything")
 
 
@@ -103,6 +110,18 @@ def watch(services: Services) -> int:
     return Exit.INCOMPLETE
 
 
+async def _look(redis: str | None) -> None:
+    """Raise `Unavailable` if Redis does not answer: Celery would only go on trying."""
+    async with connect(redis):
+        pass
+
+
+async def _problems(settings: Settings) -> dict[str, str]:
+    async with connect(settings=settings) as fo:
+        workers = await fo.store.workers()
+    return {name: text for worker in workers for name, text in worker.problems.items()}
+
+
 def _environment(redis: str | None) -> dict[str, str]:
     # Through the environment, not the command line: a URL can hold a password.
     return {"FANOUT_REDIS": redis} if redis else {}
@@ -110,6 +129,7 @@ def _environment(redis: str | None) -> dict[str, str]:
 
 def _become(arguments: Sequence[str], redis: str | None) -> int:
     """Replace this process, so that signals and the exit code are the part's own."""
+    asyncio.run(_look(redis))
     # -P: a folder named fanout in the current directory must not be imported.
     command = [sys.executable, "-P", "-m", *arguments]
     os.execve(sys.executable, command, {**os.environ, **_environment(redis)})  # noqa: S606

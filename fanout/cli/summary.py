@@ -13,6 +13,11 @@ from fanout.cli.live import duration
 from fanout.failures import ADVICE, Kind
 from fanout.report import Report
 
+_OTHER_ADVICE = {
+    "input": "what was given cannot be used: mend it and run it again",
+    "task": "the task kind has a bug: see the worker's log",
+    "cancelled": "the job was cancelled before they had started",
+}
 _COLOUR = {"ok": "green", "skipped": "yellow", "cancelled": "yellow"}
 
 
@@ -79,7 +84,8 @@ def _latency(report: Report) -> str:
 def _failure(report: Report, kind: str, count: int) -> Text:
     item, message = report.examples[kind]
     text = Text(f"\n{count} {kind}", style="red")
-    if kind in set(Kind):
-        text.append(f": {ADVICE[Kind(kind)]}", style="default")
-    text.append(f"\n   e.g. {plain(item, 60)}: {plain(message, 200)}", style="dim")
+    advice = _OTHER_ADVICE.get(kind) or ADVICE[Kind(kind)]
+    text.append(f": {advice}", style="default")
+    example = message if message.startswith(item) else f"{item}: {message}"
+    text.append(f"\n   e.g. {plain(example, 240)}", style="dim")
     return text

@@ -15,6 +15,20 @@ def free_port() -> int:
         return port
 
 
+def port_is_free(port: int, address: str = HOST) -> bool:
+    """True if a server could listen on that port now; port 0 is never one."""
+    if not port:
+        return False
+    with socket.socket() as probe:
+        # As servers do: a port that only remembers old connections is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+        return True
+
+
 def http_ok(port: int, path: str) -> bool:
     """True if GET `path` on this machine answers 200; never goes through a proxy."""
     connection = http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT_S)

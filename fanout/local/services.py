@@ -7,6 +7,7 @@ that other commands in the same folder find it.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -21,8 +22,8 @@ import redis
 from fanout import keys
 from fanout.errors import FanoutError
 from fanout.local.model import ModelServer
-from fanout.local.probes import free_port, http_ok
-from fanout.local.processes import Process, Stack
+from fanout.local.probes import free_port, http_ok, port_is_free
+from fanout.local.processes import LocalError, Process, Stack
 from fanout.local.valkey import ValkeyServer
 from fanout.settings import Settings, load_settings
 
@@ -38,7 +39,7 @@ class Plan:
 
     Attributes:
         home: folder for data, logs and `stack.toml`.
-        flower: whether to start Flower, on `flower_port` (0 = a free one).
+        flower: whether to start Flower, on `flower_port` or, if that is 0 or taken, a free one.
         workers: worker processes for each tier.
         tasks: more task kinds for the workers, as `module:Kind`.
         durable: whether an embedded Valkey keeps its data in `home`.
@@ -102,7 +103,7 @@ def running(plan: Plan, settings: Settings, say: Say) -> Iterator[Services]:
     """
     plan.logs.mkdir(parents=True, exist_ok=True)
     plan.home.chmod(0o700)
-    with Stack() as stack:
+    with _alone(plan.home), Stack() as stack:
         try:
             settings, model = _start_servers(plan, settings, stack, say)
             _start_flower(plan, settings, stack, say)
@@ -113,6 +114,17 @@ def running(plan: Plan, settings: Settings, say: Say) -> Iterator[Services]:
             yield Services(plan, settings, stack, model)
         finally:
             plan.stack_file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Hold `home` for this process: two stacks would overwrite each other's `stack.toml`."""
+    with (home / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LocalError(f"fanout already runs in {home.absolute().parent}") from error
+        yield
 
 
 def _start_servers(
@@ -139,7 +151,8 @@ def _start_servers(
             }
         }
     if plan.flower:
-        started["flower"] = f"http://127.0.0.1:{plan.flower_port or free_port()}"
+        port = plan.flower_port if port_is_free(plan.flower_port) else free_port()
+        started["flower"] = f"http://127.0.0.1:{port}"
     _write_private(plan.stack_file, _toml(started))
     merged = {name: getattr(settings, name) for name in settings.model_fields_set}
     return load_settings(**{**merged, **started}), model

@@ -9,8 +9,15 @@ A record has the keys of `fanout.wire.Record`.
 """
 
 from fanout.outputs.jsonl import OutputClosed
-from fanout.outputs.opening import open_output
+from fanout.outputs.opening import check_output, open_output
 from fanout.outputs.reading import read_records
 from fanout.outputs.writer import OutputError, RecordWriter
 
-__all__ = ["OutputClosed", "OutputError", "RecordWriter", "open_output", "read_records"]
+__all__ = [
+    "OutputClosed",
+    "OutputError",
+    "RecordWriter",
+    "check_output",
+    "open_output",
+    "read_records",
+]

@@ -34,6 +34,24 @@ def open_output(path: str, *, append: bool = False, overwrite: bool = False) -> 
     return ParquetWriter(path, append=append, overwrite=overwrite)
 
 
+def check_output(path: str, *, overwrite: bool = False) -> None:
+    """Look whether `open_output` would do, and leave nothing behind.
+
+    Raises:
+        OutputError: as `open_output`, as far as a look can tell.
+    """
+    if path == "-":
+        return
+    suffix_of(path)
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise OutputError(f"{path} cannot be written: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{path} cannot be written: the folder {folder} is read-only")
+    if os.path.exists(path) and not overwrite:
+        raise OutputError(f"{path} exists already: --overwrite replaces it")
+
+
 def suffix_of(path: str) -> str:
     """The suffix of a record file.
 

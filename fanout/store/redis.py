@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any, cast
 import orjson
 import redis.asyncio
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -113,12 +112,16 @@ class RedisStore:
     Args:
         client: a redis-py asyncio client that returns bytes; `connect_redis` makes one.
         name: the server's address for messages, without its password.
+        url: where a first look connects to without riding out an absence.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, name: str = "Redis") -> None:
+    def __init__(
+        self, client: redis.asyncio.Redis, name: str = "Redis", url: str | None = None
+    ) -> None:
         # redis-py's annotations of its answers change from version to version.
         self._redis: Any = client
         self._name = name
+        self._url = url
         self._create = client.register_script(_CREATE)
         self._set_state = client.register_script(_SET_STATE)
         self._settle = client.register_script(_SETTLE)
@@ -127,7 +130,7 @@ class RedisStore:
     @classmethod
     def from_url(cls, url: str, name: str | None = None) -> RedisStore:
         """A store at that URL; nothing is connected yet."""
-        return cls(connect_redis(url), name or url)
+        return cls(connect_redis(url), name or url, url)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -139,15 +142,22 @@ class RedisStore:
             raise Unavailable(f"Redis at {self._name} refuses: {_reason(error)}") from error
 
     async def ping(self) -> None:
+        if self._url is None:
+            with self._answering():
+                await self._redis.ping()
+            return
         # A first look does not ride out an absence: who starts a command wants to know now.
+        once: Any = redis.asyncio.Redis.from_url(
+            self._url,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=_PING_S,
+            socket_timeout=_PING_S,
+        )
         try:
-            async with asyncio.timeout(_PING_S):
-                with self._answering():
-                    await self._redis.ping()
-        except TimeoutError as error:
-            raise Unavailable(
-                f"Redis at {self._name} does not answer within {_PING_S:g} s"
-            ) from error
+            with self._answering():
+                await once.ping()
+        finally:
+            await once.aclose()
 
     async def create(self, job: str, spec: JobSpec) -> None:
         with self._answering():

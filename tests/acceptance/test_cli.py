@@ -63,6 +63,12 @@ def test_a_dead_redis(folder: Path) -> None:
     assert "does not answer" in done.stderr
     assert "hunter2" not in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (folder / "out.jsonl").exists()  # it would be in the way of the next try
+    for command in ("worker", "flower", "status"):
+        done = fanout(command, cwd=folder, env=env)
+        assert done.returncode == 2, command
+        assert "does not answer" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,7 @@ def test_an_interrupted_reader_of_a_silent_pipe_ends_at_once(folder: Path) -> No
     said = process.stderr.read()
     process.stderr.close()
     assert said.splitlines()[-1] == "fanout: interrupted"
+    assert "fanout results" in said
     assert not _open_jobs(folder)
 
 
@@ -150,6 +151,7 @@ def test_an_output_is_not_overwritten_unasked(folder: Path) -> None:
     (folder / "out.jsonl").write_text("precious\n")
     done = extract(folder, "docs.jsonl", "-o", "out.jsonl")
     assert done.returncode == 2
+    assert "--overwrite" in done.stderr
     assert (folder / "out.jsonl").read_text() == "precious\n"
     assert extract(folder, "docs.jsonl", "-o", "out.jsonl", "--overwrite").returncode == 0
 
@@ -168,6 +170,14 @@ def test_an_unknown_model_is_said_with_what_is_served(stack: Stack, tmp_path: Pa
     url = f"http://127.0.0.1:{stack.model_port}"
     (tmp_path / "fanout.toml").write_text(f'[endpoint.typo]\nurl = "{url}"\nmodel = "gtp-oss"\n')
     _refused(tmp_path, f"does not serve 'gtp-oss', but {MODEL}")
+
+
+def test_a_second_stack_in_the_folder_is_refused(folder: Path) -> None:
+    before = (folder / ".fanout" / "stack.toml").read_text()
+    done = fanout("up", cwd=folder)
+    assert done.returncode == 2
+    assert "already runs" in done.stderr
+    assert (folder / ".fanout" / "stack.toml").read_text() == before
 
 
 def test_without_a_worker_it_says_how_to_start_one(stack: Stack, tmp_path: Path) -> None:
@@ -222,7 +232,7 @@ def test_agent_joins_in_the_order_of_the_tasks(folder: Path) -> None:
 def test_doctor_finds_everything_well(folder: Path) -> None:
     done = fanout("doctor", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "tokens/s" in done.stderr
+    assert "tokens/s" in done.stdout
 
 
 def test_status_shows_counts_that_add_up(folder: Path) -> None:
@@ -231,5 +241,6 @@ def test_status_shows_counts_that_add_up(folder: Path) -> None:
     latest = json.loads(fanout("status", "--json", cwd=folder).stdout.splitlines()[0])
     assert latest["done"]
     assert latest["counts"] == {
-        "submitted": 3, "ok": 1, "invalid": 0, "failed": 1, "skipped": 1, "cancelled": 0
+        "submitted": 3, "ok": 1, "invalid": 0, "failed": 1, "skipped": 1, "cancelled": 0,
+        "open": 0,
     }  # fmt: skip

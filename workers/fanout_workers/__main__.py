@@ -11,6 +11,9 @@ import logging
 import os
 import platform
 import sys
+import warnings
+
+from celery.exceptions import SecurityWarning
 
 from fanout import FanoutError, load_settings
 from fanout.registry import load_kinds
@@ -27,6 +30,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     # At INFO Celery logs what each task returns, and replies do not belong into logs.
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
+    logging.getLogger("celery.worker.strategy").setLevel(
+        logging.WARNING
+    )  # one line an item will do
+    # Celery warns root of pickle, which this worker does not accept.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     name = options.name or f"fanout-{options.tier}-{os.getpid()}@{platform.node()}"
     try:
         settings = load_settings(redis=options.redis)

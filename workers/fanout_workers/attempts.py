@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +26,14 @@ class Stopping(Exception):
     """The worker is shutting down: the item has to go back into the queue."""
 
 
+class Unwanted(Exception):
+    """The item's job has been cancelled."""
+
+
+async def _always() -> bool:
+    return True
+
+
 @dataclass(slots=True)
 class Effort:
     """What the requests of one item have cost so far.
@@ -37,6 +45,7 @@ class Effort:
         permit_s: seconds spent waiting for permits.
         endpoint: name of the endpoint asked last.
         reply: the last reply.
+        wanted: whether the item still is; looked at before each request.
     """
 
     attempts: int = 0
@@ -45,6 +54,7 @@ class Effort:
     permit_s: float = 0.0
     endpoint: str | None = None
     reply: Reply | None = None
+    wanted: Callable[[], Awaitable[bool]] = _always
 
 
 class Asker:
@@ -78,6 +88,7 @@ class Asker:
         Raises:
             Failure: the last one, when its kind has no tries left.
             Stopping: the worker shuts down while this is waiting.
+            Unwanted: the item's job has been cancelled.
         """
         current, answered = request, None
         failed: Counter[Kind] = Counter()
@@ -138,6 +149,8 @@ class Asker:
         async with self._permits.acquire() as permit:
             if self._stopping.is_set():  # what waited for a permit is not in flight yet
                 raise Stopping
+            if not await effort.wanted():
+                raise Unwanted
             effort.permit_s += permit.waited_s
             effort.endpoint = permit.endpoint.name
             tried = f"{request_id}-{sum(effort.retried.values())}"

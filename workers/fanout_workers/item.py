@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,7 +26,7 @@ from fanout import (
 )
 from fanout.store import Store
 from fanout.wire import sha256_of
-from fanout_workers.attempts import Asker, Effort, Stopping
+from fanout_workers.attempts import Asker, Effort, Stopping, Unwanted
 from fanout_workers.jobs import Jobs
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,15 @@ class ItemRunner:
         record = await self._record_of(kind, item, params, request_id)
         if item.job is not None and item.ordinal is not None:
             await self._settle(item.job, item.ordinal, record)
+        # Ids and figures: what a document or a reply says does not belong into a log.
+        log.info(
+            "item %r of job %s: %s%s in %.1f s",
+            item.id[:80],
+            item.job,
+            record.status,
+            f" ({record.error.kind})" if record.error else "",
+            record.timing.total_s or 0.0,
+        )
         return record
 
     async def _settle(self, job: str, ordinal: int, record: Record) -> None:
@@ -80,16 +90,16 @@ class ItemRunner:
     ) -> Record:
         started = time.time()
         clock = time.monotonic()
-        effort = Effort()
+        effort = Effort(wanted=partial(self._wanted, item))
         task: Task | None = None
         result, error = Result(None), None
         try:
             if item.job is None:
                 task = self._jobs.task_for(kind, params)
             else:
-                task, state = await self._jobs.task_of(item.job)
-                if state == "cancelled":
-                    return self._cancelled(item)
+                task, _ = await self._jobs.task_of(item.job)
+            if not await effort.wanted():
+                raise Unwanted
             result = await self._result_of(task, item.payload, effort, request_id)
         except Failure as failure:
             error = ErrorInfo(
@@ -97,6 +107,8 @@ class ItemRunner:
                 message=failure.message,
                 raw=failure.raw[:_RAW_LIMIT] if failure.raw else None,
             )
+        except Unwanted:
+            return self._cancelled(item)
         except (Stopping, Unavailable):
             raise
         except FanoutError as problem:
@@ -106,6 +118,16 @@ class ItemRunner:
             log.exception("task kind %s broke on item %s", kind, item.id)
             error = ErrorInfo(kind="task", message=f"task kind {kind}: {bug!r}")
         return self._record(item, task, effort, result, error, started, time.monotonic() - clock)
+
+    async def _wanted(self, item: Item) -> bool:
+        """Whether the item's job still runs, as of about a second ago."""
+        if item.job is None:
+            return True
+        try:
+            _, state = await self._jobs.task_of(item.job)
+        except Unavailable:  # Redis will tell when it is back; the item goes on meanwhile
+            return True
+        return state != "cancelled"
 
     async def _result_of(
         self, task: Task, raw_payload: Any, effort: Effort, request_id: str
@@ -139,7 +161,7 @@ class ItemRunner:
                 ]
         except ExceptionGroup as errors:
             # One part that cannot be had ends the item; the group has cancelled the others.
-            stopping, _ = errors.split(Stopping)
+            stopping, _ = errors.split((Stopping, Unwanted))
             raise (stopping or errors).exceptions[0] from None
         return [answer.result() for answer in asked]
 
