@@ -68,22 +68,6 @@ async def test_a_cancelled_job_ends_and_adds_up(settings: fo.Settings) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_waits_for_a_permit_does_not_start_after_the_cancellation(
-    settings: fo.Settings, stack: Stack
-) -> None:
-    async with fo.connect(settings=settings) as client:
-        job = await client.submit("extract", [f"SLOW {n}" for n in range(36)], schema=Thing)
-        await job.submitted()
-        while not (await job.info()).counts.ok:
-            await asyncio.sleep(0.01)
-        await job.cancel()
-        async with asyncio.timeout(60):
-            info = await job.wait()
-    # A worker looks at the state about once a second; N = 4 take 50 ms each.
-    assert info.counts.cancelled + info.counts.ok == 36
-
-
-@pytest.mark.anyio
 async def test_wrong_parameters_are_refused_before_anything_is_submitted(
     settings: fo.Settings,
 ) -> None:

@@ -246,6 +246,39 @@ async def test_an_item_of_a_cancelled_job_is_not_asked() -> None:
     assert (await bench.store.get("j")).done
 
 
+@pytest.mark.parametrize("text", ["one", "one two"])
+async def test_an_item_that_waits_for_a_permit_when_its_job_is_cancelled_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr("fanout_workers.jobs._FRESH_S", -1.0)
+    bench = Bench(concurrency=1)
+    item = await bench.submit(text)
+    async with bench.permits.acquire():
+        running = asyncio.create_task(bench.run(item))
+        async with asyncio.timeout(10):
+            while not bench.permits.waiting:
+                await asyncio.sleep(0)
+        await bench.store.cancel("j")
+    record = await running
+    assert (record.status, record.attempts) == ("cancelled", 0)
+    assert bench.fake.requests == []
+    assert bench.permits.in_flight() == {"spark": 0}
+
+
+async def test_what_waits_for_a_permit_when_the_worker_stops_is_not_sent() -> None:
+    bench = Bench(concurrency=1)
+    item = await bench.submit("one")
+    async with bench.permits.acquire():
+        running = asyncio.create_task(bench.run(item))
+        async with asyncio.timeout(10):
+            while not bench.permits.waiting:
+                await asyncio.sleep(0)
+        bench.stopping.set()
+    with pytest.raises(Stopping):
+        await running
+    assert bench.fake.requests == []
+
+
 @pytest.mark.parametrize("text", ["one", "one two three"])
 async def test_stopping_leaves_the_item_untouched(text: str) -> None:
     bench = Bench(lambda request: faults.RESET)
