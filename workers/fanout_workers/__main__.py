@@ -13,7 +13,7 @@ import platform
 import sys
 import warnings
 
-from celery.exceptions import SecurityWarning
+from celery.exceptions import Reject, SecurityWarning
 
 from fanout import FanoutError, load_settings
 from fanout.registry import load_kinds
@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     # At INFO Celery logs what each task returns, and replies do not belong into logs.
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
+    logging.getLogger("celery.app.trace").addFilter(_is_no_requeue)
     logging.getLogger("celery.worker.strategy").setLevel(
         logging.WARNING
     )  # one line an item will do
@@ -53,6 +54,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _is_no_requeue(record: logging.LogRecord) -> bool:
+    # Celery logs a traceback for each item that goes back into the queue when a worker stops.
+    return not (record.exc_info and isinstance(record.exc_info[1], Reject))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -99,7 +99,7 @@ class Runtime:
             Asker(self._permits, clients, self._stopping),
         )
         health = Health(clients)
-        self._problems = await health.problems()
+        self._note_problems(await health.problems())
         self._reporter = asyncio.create_task(
             self._report(self._store, health), name="worker report"
         )
@@ -141,10 +141,12 @@ class Runtime:
             except Unavailable as error:
                 log.warning("%s", error)
             await asyncio.sleep(_REPORT_EVERY_S)
-            problems = await health.problems()
-            for name, problem in problems.items():
-                if name not in self._problems:
-                    log.warning("endpoint %s: %s", name, problem)
-            for name in self._problems.keys() - problems.keys():
-                log.warning("endpoint %s answers again", name)
-            self._problems = problems
+            self._note_problems(await health.problems())
+
+    def _note_problems(self, problems: dict[str, str]) -> None:
+        for name, problem in problems.items():
+            if name not in self._problems:
+                log.warning("endpoint %s: %s", name, problem)
+        for name in self._problems.keys() - problems.keys():
+            log.warning("endpoint %s answers again", name)
+        self._problems = problems
