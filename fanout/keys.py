@@ -29,6 +29,12 @@ def worker(name: str) -> str:
     return f"{PREFIX}:worker:{name}"
 
 
+#: Fields of an endpoint's hash: N if it was set by hand, and the lease of each worker process
+#: as "part demand expiry-in-ms call".
+CONCURRENCY = "n"
+LEASE = "l:"
+
+
 def endpoint(name: str) -> str:
     """Hash: N if it was set by hand, and the lease of each worker process."""
     return f"{PREFIX}:endpoint:{{{name}}}"

@@ -9,7 +9,7 @@ import pytest
 
 from fanout.errors import JobError
 from fanout.failures import Kind
-from fanout.store import Counts, Store, WorkerInfo
+from fanout.store import Counts, EndpointInfo, Store, WorkerInfo
 from fanout.wire import STATUSES, ErrorInfo, Item, JobSpec, Record, Status
 
 SPEC = JobSpec(kind="echo", tier="heavy", params={"words": 3, "names": ["a", "é"]}, results=True)
@@ -35,6 +35,14 @@ class StoreContract:
     """The tests; pytest collects them in the subclasses."""
 
     pytestmark = pytest.mark.anyio
+
+    async def test_an_endpoint_s_concurrency(self, store: Store) -> None:
+        assert await store.endpoint("spark") == EndpointInfo()
+        await store.set_concurrency("spark", 192)
+        assert (await store.endpoint("spark")).concurrency == 192
+        assert (await store.endpoint("other")).concurrency is None
+        await store.set_concurrency("spark", None)
+        assert (await store.endpoint("spark")).concurrency is None
 
     async def test_answers(self, store: Store) -> None:
         await store.ping()

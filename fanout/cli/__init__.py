@@ -37,6 +37,7 @@ _COMMANDS = {
     "up": ("stack:up", "Start everything that is not configured."),
     "worker": ("stack:worker", "Run one worker process."),
     "flower": ("stack:flower", "Run Flower with fanout's columns."),
+    "endpoint": ("endpoint:endpoint", "Show or change N of the endpoints while workers run."),
     "doctor": ("doctor:doctor", "Check Redis, every endpoint and the workers."),
     "demo": ("demo:demo", "Extract from a novel with a real model, start to finish."),
 }

@@ -1,6 +1,15 @@
 """The job store: who submitted what, how each item ended, and the records until they are read."""
 
-from fanout.store.base import Batch, Counts, JobInfo, JobState, Store, WorkerInfo
+from fanout.store.base import Batch, Counts, EndpointInfo, JobInfo, JobState, Store, WorkerInfo
 from fanout.store.redis import RedisStore
 
-__all__ = ["Batch", "Counts", "JobInfo", "JobState", "RedisStore", "Store", "WorkerInfo"]
+__all__ = [
+    "Batch",
+    "Counts",
+    "EndpointInfo",
+    "JobInfo",
+    "JobState",
+    "RedisStore",
+    "Store",
+    "WorkerInfo",
+]

@@ -82,6 +82,19 @@ class WorkerInfo:
     problems: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointInfo:
+    """An endpoint's N, as the workers share it.
+
+    Attributes:
+        concurrency: N if it was set at run time; None = the configuration's.
+        parts: how much of N each living worker process holds, by its name.
+    """
+
+    concurrency: int | None = None
+    parts: dict[str, int] = field(default_factory=dict)
+
+
 class Store(Protocol):
     """Jobs, their ledger and their records. Every method raises `Unavailable` if it is away."""
 
@@ -142,6 +155,12 @@ class Store(Protocol):
 
     async def queued(self, tier: str) -> int:
         """Messages waiting in the tier's queue."""
+
+    async def endpoint(self, name: str) -> EndpointInfo:
+        """How the endpoint's N is shared now; nothing is known of one that nobody has used."""
+
+    async def set_concurrency(self, name: str, concurrency: int | None) -> None:
+        """Change an endpoint's N while workers run; None goes back to the configuration's."""
 
     async def aclose(self) -> None:
         """Let go of connections."""

@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from fanout import keys
 from fanout.errors import JobError, Unavailable
 from fanout.queue import message_of, queue_of
-from fanout.store.base import Batch, Counts, JobInfo, JobState, WorkerInfo
+from fanout.store.base import Batch, Counts, EndpointInfo, JobInfo, JobState, WorkerInfo
 from fanout.wire import Item, JobSpec, Record
 
 # KEYS job, jobs; ARGV id, spec, time
@@ -284,6 +284,26 @@ class RedisStore:
     async def queued(self, tier: str) -> int:
         with self._answering():
             return int(await self._redis.llen(queue_of(tier)))
+
+    async def endpoint(self, name: str) -> EndpointInfo:
+        with self._answering():
+            raw = await self._redis.hgetall(keys.endpoint(name))
+            now_s, _ = await self._redis.time()
+        parts: dict[str, int] = {}
+        for key, value in raw.items():
+            if key.startswith(keys.LEASE.encode()):
+                part, _, expiry_ms, _ = value.split()
+                if int(expiry_ms) > now_s * 1000:
+                    parts[key.decode().removeprefix(keys.LEASE)] = int(part)
+        by_hand = raw.get(keys.CONCURRENCY.encode())
+        return EndpointInfo(int(by_hand) if by_hand else None, parts)
+
+    async def set_concurrency(self, name: str, concurrency: int | None) -> None:
+        with self._answering():
+            if concurrency is None:
+                await self._redis.hdel(keys.endpoint(name), keys.CONCURRENCY)
+            else:
+                await self._redis.hset(keys.endpoint(name), keys.CONCURRENCY, concurrency)
 
     async def aclose(self) -> None:
         await self._redis.aclose()

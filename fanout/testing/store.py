@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fanout.errors import JobError
-from fanout.store.base import Batch, Counts, JobInfo, JobState, WorkerInfo
+from fanout.store.base import Batch, Counts, EndpointInfo, JobInfo, JobState, WorkerInfo
 from fanout.wire import Item, JobSpec, Record
 
 
@@ -42,6 +42,7 @@ class MemoryStore:
         self._jobs: dict[str, _Job] = {}
         self._queues: dict[str, deque[Item]] = {}
         self._workers: dict[str, tuple[WorkerInfo, float]] = {}
+        self._concurrency: dict[str, int] = {}
         self._appended = asyncio.Condition()
 
     def take(self, tier: str) -> Item | None:
@@ -144,6 +145,15 @@ class MemoryStore:
 
     async def queued(self, tier: str) -> int:
         return len(self._queues.get(tier, ()))
+
+    async def endpoint(self, name: str) -> EndpointInfo:
+        return EndpointInfo(self._concurrency.get(name))
+
+    async def set_concurrency(self, name: str, concurrency: int | None) -> None:
+        if concurrency is None:
+            self._concurrency.pop(name, None)
+        else:
+            self._concurrency[name] = concurrency
 
     async def aclose(self) -> None:
         """Keep everything: a client that connects to this store again finds its jobs."""

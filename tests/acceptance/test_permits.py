@@ -8,7 +8,7 @@ import signal
 import urllib.request
 from pathlib import Path
 
-from conftest import model_server
+from conftest import Stack, model_server
 from kit import alive_in, fanout, hostile, started, until
 from model_server import MODEL
 
@@ -45,3 +45,23 @@ def test_three_workers_hold_n_together(tmp_path: Path) -> None:
     ids = [json.loads(line)["id"] for line in (here / "out.jsonl").read_text().splitlines()]
     assert sorted(ids, key=int) == [str(n) for n in range(600)]
     until(lambda: not alive_in(here), "no process is left")
+
+
+def test_n_changes_while_workers_run(stack: Stack) -> None:
+    def parts() -> str:
+        return fanout("endpoint", cwd=stack.folder).stdout
+
+    def part() -> int:
+        return int(parts().splitlines()[1].split()[-1])
+
+    assert part() == 4
+    try:
+        done = fanout("endpoint", "fake", "--concurrency", "2", cwd=stack.folder)
+        assert done.returncode == 0, done.stderr
+        assert "2 (configured: 4)" in done.stdout
+        until(lambda: part() == 2, "the worker comes down")
+    finally:
+        fanout("endpoint", "fake", "--reset", cwd=stack.folder)
+    until(lambda: part() == 4, "the worker goes up again")
+    assert fanout("endpoint", "nobody", "-j", "2", cwd=stack.folder).returncode == 2
+    assert fanout("endpoint", "-j", "2", cwd=stack.folder).returncode == 2

@@ -42,7 +42,7 @@ HUNGRY_S = 0.25
 MARGIN_S = 1.0
 
 # KEYS endpoint; ARGV holder, cap, in flight, demand, ttl in ms, N of the configuration, number of
-# the call. Fields: `n` if N was set by hand; `l:<holder>` = "part demand expiry-in-ms call".
+# the call. The fields are described in fanout.keys.
 # Returns N, the part recorded, and the part that the holder should come down or up to.
 _RENEW = """
 local clock = redis.call('TIME')
@@ -148,7 +148,7 @@ class Leases:
         for endpoint in self._endpoints:
             self._permits.set_limit(endpoint.name, 0)
             try:
-                await self._client.hdel(keys.endpoint(endpoint.name), f"l:{self._holder}")
+                await self._client.hdel(keys.endpoint(endpoint.name), f"{keys.LEASE}{self._holder}")
             except (RedisError, OSError) as error:
                 log.warning("the lease of endpoint %s is left to run out: %s", endpoint.name, error)
 
