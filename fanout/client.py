@@ -28,6 +28,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
+from fanout.aio import ended
 from fanout.errors import Unavailable, UsageError
 from fanout.inputs import BadRow, Document
 from fanout.registry import load_kind
@@ -122,6 +123,8 @@ class Fanout:
             checked = task.Params.model_validate(params)
         except ValidationError as error:
             raise UsageError(f"{task.name}: {_first_problem(error)}") from None
+        if window is not None and window < 1:
+            raise UsageError("the window holds at least one item")
         spec = JobSpec(
             kind=task.name,
             tier=self.settings.tier_or_default(tier),
@@ -308,8 +311,7 @@ class Job:
         feeder = self._feeder
         if feeder is None or feeder.done():
             return
-        feeder.cancel()
-        await asyncio.gather(feeder, return_exceptions=True)
+        await ended(feeder)
 
 
 def new_job_id() -> str:

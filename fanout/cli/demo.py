@@ -26,7 +26,7 @@ from fanout.cli.writing import write
 from fanout.client import connect
 from fanout.errors import UsageError
 from fanout.inputs import Document, count_hint, read_inputs
-from fanout.local.services import Plan, Services, running
+from fanout.local.services import Plan, Services, forget_stale, running
 from fanout.outputs import open_output
 from fanout.registry import load_kind
 from fanout.report import Report
@@ -59,6 +59,7 @@ def demo(
     machine, runs the job, shows what came, and stops everything again.
     """
     records = _isolate(output) / "characters.jsonl"
+    forget_stale(STACK_FILE.parent)
     plan = Plan(home=STACK_FILE.parent, durable=False)
     with running(plan, load_settings(), lambda part: _say(f"starting {part}", quiet)) as services:
         _prime(services)

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fanout.aio import ended
 from fanout.cli.console import note, plain, stderr
 from fanout.client import Job
 from fanout.errors import Unavailable
@@ -76,8 +77,7 @@ class Live:
         trace: TracebackType | None,
     ) -> None:
         if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+            await ended(self._watcher)
             self._rich.stop()
 
     def refresh(self) -> None:

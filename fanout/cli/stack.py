@@ -17,7 +17,7 @@ from fanout.cli.exits import Exit
 from fanout.client import connect
 from fanout.errors import UsageError
 from fanout.local.probes import port_is_free
-from fanout.local.services import Plan, Services, running
+from fanout.local.services import Plan, Services, forget_stale, running
 from fanout.settings import STACK_FILE, Settings, load_settings
 
 _WATCH_S = 0.5
@@ -41,6 +41,7 @@ def up(
     With endpoints in fanout.toml no local model is started; with a Redis URL, no Redis. Other
     fanout commands in this folder find what was started. Ctrl-C stops all of it.
     """
+    forget_stale(STACK_FILE.parent)
     settings = load_settings(redis=redis)
     env = _environment(redis)
     plan = Plan(

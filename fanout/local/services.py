@@ -116,6 +116,17 @@ def running(plan: Plan, settings: Settings, say: Say) -> Iterator[Services]:
             plan.stack_file.unlink(missing_ok=True)
 
 
+def forget_stale(home: Path) -> None:
+    """Remove what a stack that was killed has left; to be called before settings are loaded.
+
+    Raises:
+        LocalError: the stack still runs.
+    """
+    if home.is_dir():
+        with _alone(home):
+            (home / "stack.toml").unlink(missing_ok=True)
+
+
 @contextmanager
 def _alone(home: Path) -> Iterator[None]:
     """Hold `home` for this process: two stacks would overwrite each other's `stack.toml`."""

@@ -31,11 +31,16 @@ class InvalidReply(ValueError):
         self.problems = tuple(problems)
 
 
+#: Levels of nesting that a reply may have.
+MAX_DEPTH = 100
+
+
 def parse_reply(text: str | bytes) -> object:
     """The JSON value of a reply.
 
     A Markdown code fence around the whole reply is taken off; nothing else is mended: prose beside
-    the JSON, NaN, infinity and nesting over 1,024 levels are refused.
+    the JSON, NaN, infinity and nesting over 100 levels are refused: what writes and reads a record
+    later on has limits of its own.
 
     Raises:
         InvalidReply: it is not JSON.
@@ -51,12 +56,27 @@ def parse_reply(text: str | bytes) -> object:
     if not text.strip():
         raise InvalidReply(["the reply is empty; answer with one JSON object"])
     try:
-        return orjson.loads(text)
+        value: object = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         near = text[max(error.pos - 20, 0) : error.pos + 20]
         raise InvalidReply(
             [f"the reply is not JSON: {error.msg} at character {error.pos + 1}, near {near!r}"]
         ) from None
+    if text.count("{") + text.count("[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+        raise InvalidReply([f"the reply is nested over {MAX_DEPTH} levels deep"])
+    return value
+
+
+def _deeper_than(value: object, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit + 1):
+        inner = [item for item in level if isinstance(item, (dict, list))]
+        if not inner:
+            return False
+        level = [
+            child for item in inner for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return True
 
 
 def check_finite(value: object) -> None:

@@ -349,3 +349,19 @@ async def test_replies_with_odd_fields_do_not_break_the_record() -> None:
     choice = {"message": {"content": json.dumps("x")}, "finish_reason": ["stop"]}
     record = await Bench(lambda request: {"choices": [choice], "model": 5}).run_one()
     assert (record.status, record.model, record.finish_reason) == ("ok", None, None)
+
+
+async def test_data_that_cannot_be_written_still_ends_the_item() -> None:
+    class Deep(Upper):
+        def reduce(self, parts: Sequence[Any], payload: Any) -> Result:
+            data: Any = {}
+            for _ in range(600):
+                data = {"a": data}
+            return Result(data)
+
+    bench = Bench()
+    bench.jobs._kinds = {"upper": Deep}
+    record = await bench.run_one()
+    assert (record.status, record.data) == ("failed", None)
+    assert record.error is not None
+    assert record.error.message.startswith("the data cannot be written")

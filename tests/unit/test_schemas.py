@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
+import orjson
 import pytest
 from pydantic import BaseModel, ConfigDict, RootModel, field_validator
 
@@ -185,8 +186,18 @@ def test_a_reply_nested_deeper_than_the_stack_is_refused() -> None:
     depth = 480  # JSON levels: twice as many, which the parser still takes
     bomb = '{"name":"n","children":[' * depth + "]}" * depth
     with pytest.raises(InvalidReply, match="nested too deeply"):
-        nodes.validate_json(bomb)
+        nodes.validate(orjson.loads(bomb))
     assert nodes.validate_json('{"name":"n","children":[{"name":"m"}]}')
+
+
+@pytest.mark.parametrize(("levels", "taken"), [(100, True), (101, False), (900, False)])
+def test_a_reply_nested_deeper_than_a_record_can_hold_is_refused(levels: int, taken: bool) -> None:
+    reply = '{"a":' * (levels - 1) + "{}" + "}" * (levels - 1)
+    if taken:
+        assert parse_reply(reply) == orjson.loads(reply)
+        return
+    with pytest.raises(InvalidReply, match="over 100 levels"):
+        parse_reply(reply)
 
 
 def test_a_schema_that_refers_to_itself_alone_is_no_crash() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from celery import Celery
 from celery.exceptions import Reject
 from celery.signals import worker_shutting_down
 
-from fanout import Item, Record, Settings, Task
+from fanout import Item, Record, Settings, Task, Unavailable
 from fanout.queue import queue_of, task_name
 from fanout_workers import events
 from fanout_workers.attempts import Stopping
@@ -19,6 +20,8 @@ from fanout_workers.runtime import Runtime
 #: Items held beyond those in flight, waiting for a permit or a back-off: a refill never waits
 #: for Redis.
 RESERVE = 32
+#: Seconds before an item goes back into the queue because Redis did not answer.
+_AWAY_S = 1.0
 
 
 def slots_of(settings: Settings, tier: str) -> int:
@@ -39,6 +42,7 @@ def create_app(settings: Settings, tier: str, name: str, kinds: Mapping[str, typ
         "fanout", broker=settings.redis_url, backend=settings.redis_url, set_as_current=True
     )
     app.conf.update(
+        broker_transport="fanout_workers.transport:Transport",
         worker_pool="fanout_workers.pool:AsyncPool",
         worker_concurrency=slots_of(settings, tier),
         worker_prefetch_multiplier=1,
@@ -88,6 +92,10 @@ def _register(app: Celery, runtime: Runtime, kind: str) -> None:
             record = await runtime.runner.run(kind, item, params or {}, request.id)
         except Stopping as stopping:
             raise Reject("the worker is shutting down", requeue=True) from stopping
+        except Unavailable as away:
+            # Not settled: acknowledged, it would be lost. The pause keeps it from going round.
+            await asyncio.sleep(_AWAY_S)
+            raise Reject("Redis does not tell what the job is", requeue=True) from away
         events.note(request.id, {"job": item.job, **events.fields_of(record)})
         return _summary(record) if request.ignore_result else record.model_dump(mode="json")
 

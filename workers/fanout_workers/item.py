@@ -61,6 +61,7 @@ class ItemRunner:
             Unavailable: Redis did not tell what the job is.
         """
         record = await self._record_of(kind, item, params, request_id)
+        record = _writable(record)
         if item.job is not None and item.ordinal is not None:
             await self._settle(item.job, item.ordinal, record)
         # Ids and figures: what a document or a reply says does not belong into a log.
@@ -213,6 +214,16 @@ class ItemRunner:
             tier=self._tier,
             timing=Timing(finished_at=round(time.time(), 3)),
         )
+
+
+def _writable(record: Record) -> Record:
+    """The record, or one without its data if that cannot be written: each item has to end."""
+    try:
+        Record.model_validate_json(record.to_json())
+    except ValueError as error:
+        problem = ErrorInfo(kind="task", message=f"the data cannot be written: {error}"[:500])
+        return record.model_copy(update={"data": None, "status": "failed", "error": problem})
+    return record
 
 
 def _status_of(error: ErrorInfo | None) -> Any:

@@ -29,6 +29,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from fanout import Endpoint, keys
+from fanout.aio import ended
 from fanout_workers.permits import Permits
 
 log = logging.getLogger(__name__)
@@ -140,9 +141,7 @@ class Leases:
 
     async def close(self) -> None:
         """Give the parts back at once; nothing may be in flight any more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*map(ended, self._tasks))
         for fence in self._fences.values():
             fence.cancel()
         for endpoint in self._endpoints:

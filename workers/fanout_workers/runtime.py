@@ -17,6 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from fanout import Settings, Task, Unavailable
+from fanout.aio import ended
 from fanout.store import RedisStore, Store, WorkerInfo
 from fanout_workers.attempts import Asker
 from fanout_workers.health import Health
@@ -107,8 +108,7 @@ class Runtime:
     async def close(self) -> None:
         """Say goodbye and let go of all connections."""
         if self._reporter is not None:
-            self._reporter.cancel()
-            await asyncio.gather(self._reporter, return_exceptions=True)
+            await ended(self._reporter)
         if self._leases is not None and self._lease_client is not None:
             await self._leases.close()
             await self._lease_client.aclose()
