@@ -83,6 +83,13 @@ class Endpoint(BaseModel):
     stream: bool = False
     extra: dict[str, Any] = Field(default_factory=dict)
 
+    @field_validator("api_key")
+    @classmethod
+    def _one_line(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().isprintable():
+            raise ValueError("the key holds a character that no HTTP header may hold")
+        return value
+
     @field_validator("url")
     @classmethod
     def _base_url(cls, value: str) -> str:
@@ -109,10 +116,10 @@ class Endpoint(BaseModel):
             return self.api_key.get_secret_value() if self.api_key else None
         try:
             return self.api_key_file.read_text().strip()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ConfigError(
-                f"endpoint {self.name}: cannot read api_key_file {self.api_key_file}: "
-                f"{error.strerror}"
+                f"endpoint {self.name}: cannot read api_key_file {self.api_key_file}: {reason}"
             ) from error
 
 
@@ -162,6 +169,22 @@ class Settings(BaseSettings):
     endpoint: dict[str, Endpoint] = Field(default_factory=dict)
     window: PositiveInt | None = None
     flower: str | None = None
+
+    @field_validator("redis")
+    @classmethod
+    def _redis_url(cls, value: SecretStr) -> SecretStr:
+        parts = urlsplit(value.get_secret_value())
+        schemes = ("redis", "rediss", "valkey", "valkeys", "unix")
+        database = parts.path.strip("/")
+        try:
+            usable = parts.scheme == "unix" or (bool(parts.hostname) and parts.port != 0)
+        except ValueError:  # a port that is no number
+            usable = False
+        if parts.scheme not in schemes or not usable:
+            raise ValueError("this is not a redis:// URL (rediss://, valkey://, unix:// do too)")
+        if parts.scheme != "unix" and database and not database.isdecimal():
+            raise ValueError(f"the database {database!r} is not a number")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -7,8 +7,10 @@ answer; 3 incomplete; 130 interrupted.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 from cyclopts import App, CycloptsError
 from cyclopts.exceptions import UnknownCommandError
@@ -48,6 +50,9 @@ for _name, (_where, _help) in _COMMANDS.items():
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code and never shows a traceback for a user's mistake."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # A closed terminal or a polite kill ends a command as Ctrl-C does: cleaned up.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _as_interrupt)
     try:
         done = app(
             words,
@@ -73,6 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         os._exit(Exit.INTERRUPTED)
     return done if isinstance(done, int) else Exit.CLEAN
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    # asyncio turns SIGINT into a cancellation; where SIGINT is ignored, as in a script's
+    # background, there is only the exception.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def _left_by_reader() -> int:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -62,7 +62,7 @@ def worker(
     tier: options.Tier = None,
     redis: options.Redis = None,
     task: Task = (),
-    loglevel: Annotated[str, Parameter(help="debug, info, warning or error.")] = "info",
+    loglevel: Literal["debug", "info", "warning", "error"] = "info",
 ) -> int:
     """Run one worker process for one tier, in the foreground."""
     chosen = load_settings(redis=redis).tier_or_default(tier)

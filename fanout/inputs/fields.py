@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fanout.depth import MAX_DEPTH, too_deep
 from fanout.inputs.document import InputError, RowError
 
 #: Looked for in this order where no text field is named.
@@ -70,6 +71,8 @@ class Fields:
             raise RowError(f"field {text_field!r} is {_type(text)}, not a string")
         text = _checked(text, f"field {text_field!r}")
         meta = {key: row[key] for key in row if key not in (text_field, id_field)}
+        if too_deep(meta):
+            raise RowError(f"the row is nested over {MAX_DEPTH} levels deep")
         return text, own_id, meta
 
     def _text(self, row: dict[str, object], id_field: str | None) -> str:

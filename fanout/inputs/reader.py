@@ -95,6 +95,7 @@ class _Reader:
         return self._rows(source.name, source.path, fields, rows)
 
     def _rows(self, name: str, path: str, fields: Fields, rows: Rows) -> Documents:
+        name, path = _written(name), _written(path)
         for row in rows:
             made_id, place = f"{name}:{row.line}", f"{path}:{row.line}"
             if isinstance(row, Unreadable):
@@ -125,24 +126,34 @@ class _Reader:
             if error is None:
                 yield self._text(path, name)
             else:
-                yield self._bad(name, path, None, f"the folder cannot be read: {error.strerror}")
+                yield self._bad(
+                    _written(name),
+                    _written(path),
+                    None,
+                    f"the folder cannot be read: {error.strerror}",
+                )
 
     def _text_file(self, file: File) -> Documents:
         yield self._text(file.path, file.name)
 
     def _text(self, path: str, name: str) -> Document | BadRow:
-        data = b""
+        data, name, place = b"", _written(name), _written(path)
         try:
             data = read_whole(path, self.max_bytes)
             text = check_text(data.decode())
         except UnicodeDecodeError as error:
-            return self._bad(name, path, None, not_utf8(error), data)
+            return self._bad(name, place, None, not_utf8(error), data)
         except RowError as error:
-            return self._bad(name, path, None, str(error), data)
-        return Document(self.ids.fresh(name), text, {}, path)
+            return self._bad(name, place, None, str(error), data)
+        return Document(self.ids.fresh(name), text, {}, place)
 
     def _bad(
         self, made_id: str, place: str, line: int | None, reason: str, raw: bytes = b""
     ) -> BadRow:
         shown = raw[:RAW_BYTES].decode(errors="replace")
         return BadRow(self.ids.fresh(made_id), place, line, reason, shown)
+
+
+def _written(name: str) -> str:
+    # A file name is bytes: what is not UTF-8 in it cannot be written anywhere as it is.
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -61,8 +61,11 @@ class JsonlWriter(RecordWriter):
     def flush(self) -> None:
         try:
             os.fsync(self._fd)
+            kept = os.fstat(self._fd).st_nlink
         except OSError as error:
             raise self._failed(error) from error
+        if not kept:  # written to nowhere: whoever asks must not think that it is safe
+            raise OutputError(f"{self.path} has been removed while it was being written")
 
     def close(self) -> None:
         if self._fd >= 0:

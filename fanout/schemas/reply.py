@@ -11,6 +11,8 @@ from typing import Any
 import orjson
 from jsonschema.exceptions import ValidationError, best_match
 
+from fanout.depth import MAX_DEPTH, too_deep
+
 #: Problems told at once; a model mends a few named ones better than a long list.
 MAX_PROBLEMS = 5
 
@@ -29,10 +31,6 @@ class InvalidReply(ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
-
-
-#: Levels of nesting that a reply may have.
-MAX_DEPTH = 100
 
 
 def parse_reply(text: str | bytes) -> object:
@@ -62,21 +60,9 @@ def parse_reply(text: str | bytes) -> object:
         raise InvalidReply(
             [f"the reply is not JSON: {error.msg} at character {error.pos + 1}, near {near!r}"]
         ) from None
-    if text.count("{") + text.count("[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+    if text.count("{") + text.count("[") > MAX_DEPTH and too_deep(value):
         raise InvalidReply([f"the reply is nested over {MAX_DEPTH} levels deep"])
     return value
-
-
-def _deeper_than(value: object, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit + 1):
-        inner = [item for item in level if isinstance(item, (dict, list))]
-        if not inner:
-            return False
-        level = [
-            child for item in inner for child in (item.values() if isinstance(item, dict) else item)
-        ]
-    return True
 
 
 def check_finite(value: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from fanout import ChatRequest, Invalid, InvalidReply, Message, Reply, SchemaParam, Task
 
@@ -19,7 +19,7 @@ class AgentParams(BaseModel):
 
     output: SchemaParam | None = Field(default=None, alias="schema")
     prompt: str = PROMPT
-    max_tokens: PositiveInt = 1024
+    max_tokens: int = Field(1024, ge=1, le=1_000_000)
     temperature: float | None = None
     reasoning_effort: str | None = None
 

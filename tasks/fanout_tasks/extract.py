@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from fanout import (
     ChatRequest,
@@ -44,7 +44,7 @@ class ExtractParams(BaseModel):
     output: SchemaParam = Field(alias="schema")
     prompt: str = DEFAULT_PROMPT
     show_schema: bool = True
-    max_tokens: PositiveInt = 1024
+    max_tokens: int = Field(1024, ge=1, le=1_000_000)
     temperature: float = 0.0
     reasoning_effort: str | None = None
     fields: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from fanout import ChatRequest, Invalid, InvalidReply, Message, OutputSchema, Reply, Result, Task
 
@@ -37,7 +37,7 @@ class ReviewParams(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prompt: str = PROMPT
-    max_tokens: PositiveInt = 2048
+    max_tokens: int = Field(2048, ge=1, le=1_000_000)
     reasoning_effort: str | None = None
 
 

@@ -111,7 +111,10 @@ def test_a_folder_of_texts_into_parquet(folder: Path) -> None:
     assert Counter(row["status"] for row in rows) == {"ok": 3, "skipped": 1}
 
 
-def test_an_interrupted_reader_of_a_silent_pipe_ends_at_once(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_reader_of_a_silent_pipe_ends_at_once(
+    folder: Path, number: signal.Signals
+) -> None:
     arguments = ["extract", "-", "--schema", "schema.json", "-o", "out.jsonl"]
     process = subprocess.Popen(
         [FANOUT, *arguments],
@@ -129,7 +132,7 @@ def test_an_interrupted_reader_of_a_silent_pipe_ends_at_once(folder: Path) -> No
         # The row is being waited for behind a reader that has not got a whole piece yet.
         until(lambda: (folder / "out.jsonl").exists(), "the output is open")
         until(lambda: _open_jobs(folder), "the job is open")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(20) == 130
     finally:
         process.kill()

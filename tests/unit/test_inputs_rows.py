@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -363,3 +364,20 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
     (row,) = rows
     assert isinstance(row, BadRow)
     assert "nothing from here on can be read" in row.reason
+
+
+def test_a_row_nested_too_deep_to_travel(tmp_path: Path) -> None:
+    deep = '{"text": "a", "meta": ' + "[" * 300 + "]" * 300 + "}"
+    path = tmp_path / "docs.jsonl"
+    path.write_text(f'{deep}\n{{"text": "b"}}\n')
+    bad, good = read_inputs([str(path)])
+    assert isinstance(bad, BadRow)
+    assert bad.reason == "the row is nested over 100 levels deep"
+    assert isinstance(good, Document)
+
+
+def test_a_file_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("a text")
+    (document,) = read_inputs([str(tmp_path)])
+    assert document.id == "caf\\udce9.txt"
+    assert document.source.encode().endswith(b"caf\\udce9.txt")

@@ -400,3 +400,13 @@ def test_a_reader_that_goes_away_is_told_and_the_process_ends_quietly() -> None:
         assert process.stderr.read() == b"the reader of standard output went away\n"
     assert process.returncode == 0
     assert issubclass(OutputClosed, OutputError)
+
+
+def test_an_output_that_is_removed_while_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    writer = open_output(str(path))
+    writer.write([{"id": "a"}])
+    path.unlink()
+    with pytest.raises(OutputError, match="removed while it was being written"):
+        writer.flush()
+    writer.release()

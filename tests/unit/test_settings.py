@@ -207,3 +207,22 @@ def test_the_tier() -> None:
     assert two.tier_or_default("light") == "light"
     with pytest.raises(ConfigError, match="several tiers are configured, name one: heavy, light"):
         two.tier_or_default(None)
+
+
+@pytest.mark.parametrize("url", ["http://x", "redis://h:port/0", "redis://", "", "redis://h/abc"])
+def test_a_redis_url_that_is_none(url: str) -> None:
+    with pytest.raises(ConfigError, match="configuration: redis: "):
+        load_settings(redis=url)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "valkey://h:1/2", "rediss://u:p@h/0", "unix:///tmp/redis.sock"]
+)
+def test_a_redis_url(url: str) -> None:
+    assert load_settings(redis=url).redis.get_secret_value() == url
+
+
+def test_a_key_that_no_header_may_hold() -> None:
+    with pytest.raises(ConfigError, match="no HTTP header") as caught:
+        load_settings(endpoint={"x": {"url": "http://x", "api_key": "se\ncret"}})
+    assert "cret" not in str(caught.value)

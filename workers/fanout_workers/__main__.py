@@ -39,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     name = options.name or f"fanout-{options.tier}-{os.getpid()}@{platform.node()}"
     try:
         settings = load_settings(redis=options.redis)
+        for endpoint in settings.endpoint.values():
+            endpoint.key()  # read now, where a person sees what is wrong with it
         app = create_app(
             settings, settings.tier_or_default(options.tier), name, load_kinds(options.task)
         )
@@ -67,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--redis")
     parser.add_argument("--name")
     parser.add_argument("--task", action="append", default=[])
-    parser.add_argument("--loglevel", default="info")
+    parser.add_argument("--loglevel", default="info", choices=("debug", "info", "warning", "error"))
     return parser
 
 
