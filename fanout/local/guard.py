@@ -11,7 +11,7 @@ its own parent pid (a copy of the socket in some forked process could keep the s
 
 | event | what the guard does |
 | --- | --- |
-| `stop SECONDS\\n` on the socket | SIGTERM to the command, after SECONDS SIGKILL to its group |
+| `stop SECONDS\\n` on the socket | SIGTERM; after SECONDS SIGQUIT; then SIGKILL to its group |
 | the parent is gone, or SIGTERM, SIGINT, SIGHUP | the same with ORPHAN_GRACE_S |
 | the command ends | SIGKILL to what is left of its group |
 | the guard itself is killed | Linux: the kernel kills the command |
@@ -33,6 +33,8 @@ import time
 from collections.abc import Callable
 
 PARENT_POLL_S = 0.5
+#: Seconds between SIGQUIT and SIGKILL.
+QUIT_GRACE_S = 2.0
 _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
@@ -89,10 +91,17 @@ def _die_with_guard() -> Callable[[], None] | None:
 
 def _supervise(child: subprocess.Popen[bytes], watch: _Watch) -> int:
     deadline: float | None = None
+    hurried = False
     while child.poll() is None:
         left = PARENT_POLL_S if deadline is None else deadline - time.monotonic()
         if left <= 0:
-            break
+            if hurried:
+                break
+            # A Celery worker gives back what it holds at SIGQUIT; killed, it leaves it to a
+            # time-out of the queue. What knows no SIGQUIT ends at it.
+            child.send_signal(signal.SIGQUIT)
+            hurried, deadline = True, time.monotonic() + QUIT_GRACE_S
+            continue
         grace_s = watch.stop_asked(min(left, PARENT_POLL_S))
         if grace_s is None:
             continue
@@ -100,7 +109,8 @@ def _supervise(child: subprocess.Popen[bytes], watch: _Watch) -> int:
         if deadline is None:
             child.terminate()
             deadline = until
-        deadline = min(deadline, until)  # a second request can only hasten the end
+        if not hurried:
+            deadline = min(deadline, until)  # a second request can only hasten the end
     # macOS answers EPERM for a group of zombies.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)

@@ -16,6 +16,7 @@ DEADLINE_S = 30.0
 PATIENT = "import signal, time; print('up', flush=True); time.sleep(600)"
 POLITE = f"import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); {PATIENT}"
 STUBBORN = f"import signal; signal.signal(15, signal.SIG_IGN); {PATIENT}"
+DEAF = f"import signal; signal.signal(3, signal.SIG_IGN); {STUBBORN}"
 # Starts a process of its own that ignores SIGTERM, and writes both pids.
 FAMILY = f"""
 import os, subprocess, sys
@@ -79,8 +80,13 @@ def test_stop_lets_the_child_end_by_itself(stack: Stack, tmp_path: Path) -> None
 
 
 def test_stop_kills_a_child_that_ignores_it(stack: Stack, tmp_path: Path) -> None:
-    process = start(stack, python("stubborn", STUBBORN, tmp_path))
+    process = start(stack, python("deaf", DEAF, tmp_path))
     assert process.stop(grace_s=0.1) == 128 + signal.SIGKILL
+
+
+def test_stop_hurries_a_child_before_it_kills_it(stack: Stack, tmp_path: Path) -> None:
+    process = start(stack, python("stubborn", STUBBORN, tmp_path))
+    assert process.stop(grace_s=0.1) == 128 + signal.SIGQUIT
 
 
 def test_stop_takes_the_childs_children_along(stack: Stack, tmp_path: Path) -> None:
