@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 from cyclopts import Parameter
 
+from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import stderr
 from fanout.cli.exits import Exit
@@ -60,7 +60,7 @@ def agent(
     )
     work = Work(kind="agent", docs=listed, params=params, tier=tier, total=len(listed), quiet=quiet)
     report = Report()
-    joined = asyncio.run(_agent(redis, work, merging, common, report))
+    joined = aio.run(_agent(redis, work, merging, common, report))
     document = orjson.dumps(
         joined | {"report": figures(report)}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     )

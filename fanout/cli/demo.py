@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import os
@@ -15,6 +14,7 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
+from fanout import aio
 from fanout import demo as bundled
 from fanout.cli.console import note, plain, stderr
 from fanout.cli.exits import Exit
@@ -64,7 +64,7 @@ def demo(
     with running(plan, load_settings(), lambda part: _say(f"starting {part}", quiet)) as services:
         _prime(services)
         _say(f"watch it in Flower: {services.flower_url}", quiet)
-        report, examples = asyncio.run(_run(services, records, limit, quiet))
+        report, examples = aio.run(_run(services, records, limit, quiet))
         write_whole(
             records.with_name("report.json"),
             orjson.dumps(figures(report), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),

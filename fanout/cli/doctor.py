@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
+from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import plain, stdout
 from fanout.cli.exits import Exit
@@ -27,7 +27,7 @@ def doctor(
 ) -> int:
     """Check Redis, every endpoint and the workers, and say what is wrong."""
     settings = load_settings(redis=redis)
-    findings = asyncio.run(check(settings, max_tokens=max_tokens))
+    findings = aio.run(check(settings, max_tokens=max_tokens))
     table = Table(box=None, padding=(0, 2), show_header=False)
     for finding in findings:
         table.add_row(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.table import Table
 
+from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import plain, stdout
 from fanout.cli.exits import Exit
@@ -36,7 +36,7 @@ def endpoint(
         raise UsageError("--concurrency is a number from 0 up, and goes without --reset")
     if name is None and (concurrency is not None or reset):
         raise UsageError("say which endpoint to change")
-    return asyncio.run(_endpoint(redis, name, concurrency, reset=reset))
+    return aio.run(_endpoint(redis, name, concurrency, reset=reset))
 
 
 async def _endpoint(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import stderr
 from fanout.cli.exits import Exit
@@ -97,7 +97,7 @@ def extract(
         quiet=quiet,
         bar=output != "-",
     )
-    report = asyncio.run(_extract(redis, work, output, overwrite=overwrite))
+    report = aio.run(_extract(redis, work, output, overwrite=overwrite))
     if not quiet:
         stderr.print(summary(report))
     return Exit.CLEAN if report.clean else Exit.NOT_OK

@@ -11,6 +11,7 @@ import orjson
 from cyclopts import Parameter
 from rich.table import Table
 
+from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import note, plain, stdout
 from fanout.cli.exits import Exit
@@ -30,7 +31,7 @@ def status(
     json: Annotated[bool, Parameter(negative="", help="Print JSON on stdout.")] = False,
 ) -> int:
     """Show jobs with their counts; they add up at every moment."""
-    found = asyncio.run(_status(redis, job))
+    found = aio.run(_status(redis, job))
     if json:
         for info in found:
             shown = asdict(info) | {"done": info.done}
@@ -72,13 +73,13 @@ def results(
     Records are forgotten by Redis once they are written.
     """
     with open_output(output, overwrite=overwrite) as writer:
-        clean = asyncio.run(_results(redis, job, writer))
+        clean = aio.run(_results(redis, job, writer))
     return Exit.CLEAN if clean else Exit.NOT_OK
 
 
 def cancel(job: JobId, *, redis: options.Redis = None) -> int:
     """End what has not started; what runs is left to finish."""
-    cancelled = asyncio.run(_cancel(redis, job))
+    cancelled = aio.run(_cancel(redis, job))
     note(f"job {job} is cancelled" if cancelled else f"job {job} was done already")
     return Exit.CLEAN
 

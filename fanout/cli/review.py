@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from cyclopts import Parameter
 
+from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import plain, stderr
 from fanout.cli.exits import Exit
@@ -109,7 +109,7 @@ def review(
         quiet=quiet,
     )
     records: list[Record] = []
-    report = asyncio.run(_review(redis, work, records))
+    report = aio.run(_review(redis, work, records))
     findings = _findings(records)
     if output is not None:
         write_whole(output, _json(findings, records, report))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import complain, note
 from fanout.cli.exits import Exit
@@ -97,7 +97,7 @@ def _tell(services: Services) -> None:
     if services.flower_url:
         note(f"Flower    {services.flower_url}")
     note(f"logs      {services.plan.logs}")
-    for name, problem in asyncio.run(_problems(settings)).items():
+    for name, problem in aio.run(_problems(settings)).items():
         complain(f"endpoint {name}: {problem}")
     note("ready; Ctrl-C stops everything")
 
@@ -130,7 +130,7 @@ def _environment(redis: str | None) -> dict[str, str]:
 
 def _become(arguments: Sequence[str], redis: str | None) -> int:
     """Replace this process, so that signals and the exit code are the part's own."""
-    asyncio.run(_look(redis))
+    aio.run(_look(redis))
     # -P: a folder named fanout in the current directory must not be imported.
     command = [sys.executable, "-P", "-m", *arguments]
     os.execve(sys.executable, command, {**os.environ, **_environment(redis)})  # noqa: S606

@@ -3,14 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 import pytest
 
+from fanout import aio
 from fanout.aio import ended
 
-pytestmark = pytest.mark.anyio
+
+def test_a_program_that_swallows_its_interruption_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fanout.aio._PROGRAM_AGAIN_S", 0.001)
+    swallowed = 0
+
+    async def program() -> None:
+        nonlocal swallowed
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+                if swallowed == 3:
+                    raise
+
+    with pytest.raises(KeyboardInterrupt):
+        aio.run(program())
+    assert swallowed == 3
 
 
+def test_a_program_gives_what_it_returns() -> None:
+    async def program() -> int:
+        return 7
+
+    assert aio.run(program()) == 7
+
+
+@pytest.mark.anyio
 async def test_a_task_that_swallows_a_cancellation_is_ended_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -33,6 +63,7 @@ async def test_a_task_that_swallows_a_cancellation_is_ended_all_the_same(
     assert (task.cancelled(), swallowed) == (True, 3)
 
 
+@pytest.mark.anyio
 async def test_what_it_raised_is_dropped() -> None:
     async def failing() -> None:
         raise ValueError
