@@ -111,6 +111,7 @@ def test_the_rate_of_all_changes_when_one_joins() -> None:
     slow = replace(EASY, points=((1, 10.0), (2, 10.0)))
     engine = Engine(slow)
     first = engine.add(0.0, Work("first", 0, 101))  # 100 steps after the first token
+    engine.advance(0.0)
     assert engine.generated(first, 4.95) == 50
     engine.add(5.0, Work("second", 0, 21))
     assert engine.generated(first, 5.1) == 51
