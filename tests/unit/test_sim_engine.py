@@ -115,7 +115,7 @@ def test_the_rate_of_all_changes_when_one_joins() -> None:
     assert engine.generated(first, 4.95) == 50
     engine.add(5.0, Work("second", 0, 21))
     engine.advance(5.1)
-    assert engine.generated(first, 5.1) == 50
+    assert engine.generated(first, 5.1) == 51
     assert engine.generated(first, 5.3) == 52
     # Now both have 5 tokens/s. The second ends after 20 steps, 4 s; the first has 30 steps left.
     done = run(engine)
