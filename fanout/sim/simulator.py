@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -146,10 +147,10 @@ def simulator_process(*arguments: str, cpu: int | None = None) -> Iterator[Simul
         ready, log = Path(place) / "ready", Path(place) / "log"
         command = [sys.executable, "-P", "-m", "fanout", "sim", *arguments]
         command += ["--port", "0", "--ready-file", str(ready)]
-        if cpu is not None:
-            command = ["taskset", "-c", str(cpu), *command]
         with log.open("wb") as file:
             process = subprocess.Popen(command, stdout=file, stderr=file)  # noqa: S603
+        if cpu is not None and sys.platform == "linux":
+            os.sched_setaffinity(process.pid, {cpu})
         try:
             yield SimulatorProcess(_url(process, ready, log, command), process.pid)
         finally:
