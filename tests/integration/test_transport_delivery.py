@@ -223,7 +223,9 @@ def test_one_message_in_two_queues_is_two(place: Place) -> None:
     with place.connected() as connection:
         for queue in queues:
             queue(connection.default_channel).declare()
-        Producer(connection, exchange=exchange, serializer="json").publish("both", routing_key="x.y")
+        Producer(connection, exchange=exchange, serializer="json").publish(
+            "both", routing_key="x.y"
+        )
         assert Reader(connection, *queues, prefetch_count=9).read(2) == ["both", "both"]
 
 
@@ -282,7 +284,9 @@ def test_a_key_of_another_type_costs_no_message(place: Place) -> None:
 def test_keys_take_the_prefix(place: Place) -> None:
     for transport in (STOCK, OURS):
         with place.connected(transport, global_keyprefix="p:") as connection:
-            Producer(connection, serializer="json").publish(transport, exchange="", routing_key="work")
+            Producer(connection, serializer="json").publish(
+                transport, exchange="", routing_key="work"
+            )
     with place.connected(global_keyprefix="p:") as connection:
         reader = Reader(connection, prefetch_count=9)
         assert reader.read(2) == [STOCK, OURS]
