@@ -61,8 +61,11 @@ def create_app(settings: Settings, tier: str, name: str, kinds: Mapping[str, typ
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            # Celery hands an item out again when its worker has been silent for so long.
-            "visibility_timeout": 3600,
+            # An item is handed out again when its worker has been silent for so long; a worker
+            # that lives is heard from every third of it, however long a request takes.
+            "visibility_timeout": 120,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
             "health_check_interval": 25,
             "socket_keepalive": True,
         },

@@ -18,6 +18,7 @@ NOTES = "notes"
 
 app = Celery("pool_app", broker=URL, backend=URL, include=["tests.integration.pool_app.tasks"])
 app.conf.update(
+    broker_transport=os.environ.get("POOL_APP_TRANSPORT"),
     worker_pool="fanout_workers.pool:AsyncPool",
     worker_prefetch_multiplier=int(os.environ.get("POOL_APP_PREFETCH", "1")),
     worker_soft_shutdown_timeout=float(os.environ.get("POOL_APP_SOFT_SHUTDOWN", "0")),
