@@ -54,7 +54,7 @@ class Settling:
         """Whether this was the first end of the item.
 
         Raises:
-            Unavailable: Redis is away, or refuses this record; the item may have ended all the same.
+            Unavailable: Redis is away, or refuses this record; the item may have ended yet.
         """
         waiting = self._waiting.get(job)
         if waiting is None:
