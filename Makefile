@@ -24,6 +24,14 @@ $(VENV)/.dev: $(VENV)/.demo requirements/dev.lock
 	@$(PIP) install --no-deps --require-hashes -r requirements/dev.lock
 	@touch $@
 
+# In an environment of their own: only benchmarks/overhead needs them.
+$(VENV)/.baselines: $(VENV)/.dev requirements/bench.lock
+	@echo "installing what is measured against into $(VENV)/baselines"
+	@test -x $(VENV)/baselines/bin/python || $(PYTHON) -m venv $(VENV)/baselines
+	@$(VENV)/baselines/bin/python -m pip --disable-pip-version-check --quiet \
+	  install --no-deps --require-hashes -r requirements/bench.lock
+	@touch $@
+
 demo: $(VENV)/.demo  ## extract from a novel with a real model, on this machine, start to finish
 	@$(BIN)/fanout demo $(ARGS)
 
@@ -45,7 +53,7 @@ types: $(VENV)/.dev  ## strict types
 imports: $(VENV)/.dev  ## who may import whom
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.dev  ## one benchmark: make bench NAME=demo
+bench: $(VENV)/.dev $(if $(filter overhead,$(NAME)),$(VENV)/.baselines)  ## one benchmark: make bench NAME=demo
 	@test -n "$(NAME)" || { echo "name one: $$(ls -d benchmarks/*/ | xargs -n1 basename | tr '\n' ' ')" >&2; exit 2; }
 	@$(BIN)/python -P benchmarks/$(NAME) $(ARGS)
 
@@ -72,6 +80,8 @@ lock:  ## renew the lock files (needs uv)
 	  -o requirements/server.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header --no-annotate -c requirements/demo.lock requirements/dev.in -o requirements/dev.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --no-annotate requirements/bench.in -o requirements/bench.lock
 
 clean:  ## remove what was built or installed here
 	rm -rf $(VENV) dist fanout-demo .mypy_cache .ruff_cache .pytest_cache

@@ -128,6 +128,45 @@ class StoreContract:
         assert (await store.get("j")).counts == Counts(submitted=1, ok=1)
         assert await store.unread("j") == 1
 
+    async def test_settles_at_the_same_time_have_an_outcome_each(self, store: Store) -> None:
+        for job in ("j", "k"):
+            await store.create(job, SPEC)
+            await store.submit(job, SPEC, items(job, 0, 4))
+        await store.settle("j", 2, record(2))
+        won = await asyncio.gather(
+            store.settle("j", 0, record(0)),
+            store.settle("j", 2, record(2, "failed")),  # it had ended before
+            store.settle("nope", 1, record(1)),  # nobody knows its job
+            store.settle("j", 1, record(1, "invalid")),
+            store.settle("j", 0, record(0, "failed")),  # it ends in the same moment
+            store.settle("k", 3, record(3, "failed")),
+            store.reject("j", 4, record(4, "skipped")),
+        )
+        assert won == [True, False, False, True, False, True, True]
+        counts = (await store.get("j")).counts
+        assert counts == Counts(submitted=5, ok=2, invalid=1, skipped=1)
+        assert (await store.get("k")).counts == Counts(submitted=4, failed=1)
+        assert await read_ids(store, "j") == ["doc-2", "doc-0", "doc-1", "doc-4"]
+        assert await read_ids(store, "k") == ["doc-3"]
+        assert await read_ids(store, "nope") == []
+
+    async def test_more_settles_at_once_than_one_call_carries(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 700))
+        won = await asyncio.gather(*(store.settle("j", n, record(n)) for n in range(700)))
+        assert won == [True] * 700
+        assert (await store.get("j")).counts == Counts(submitted=700, ok=700)
+        assert await read_ids(store, "j", limit=1000) == [f"doc-{n}" for n in range(700)]
+
+    async def test_who_gives_up_a_settle_takes_no_other_with_it(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 3))
+        settling = [asyncio.create_task(store.settle("j", n, record(n))) for n in range(3)]
+        await asyncio.sleep(0)
+        settling[0].cancel()
+        assert await asyncio.gather(*settling[1:]) == [True, True]
+        assert {"doc-1", "doc-2"} <= set(await read_ids(store, "j"))
+
     async def test_every_status_has_its_count(self, store: Store) -> None:
         await store.create("j", SPEC)
         await store.submit("j", SPEC, items("j", 0, len(STATUSES)))

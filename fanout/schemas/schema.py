@@ -2,15 +2,19 @@
 
 The dialect is JSON Schema 2020-12, whatever `$schema` says; `format` is not checked, as usual in
 that dialect. References must stay inside the schema: nothing is ever fetched.
+
+Two libraries share the work: jsonschema_rs says in a microsecond that a reply is good, and what it
+does not accept goes to jsonschema, whose errors are what a model is told.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import jsonschema_rs
 import orjson
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError as JsonSchemaError
@@ -20,6 +24,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
+from fanout.depth import too_deep
 from fanout.errors import UsageError
 from fanout.schemas.reply import (
     MAX_PROBLEMS,
@@ -57,6 +62,9 @@ class OutputSchema:
     json_schema: dict[str, Any] = field(compare=False, repr=False)
     model: type[BaseModel] | None = field(default=None, compare=False)
     _validator: Any = field(default=None, compare=False, repr=False)
+    _accepts: Callable[[object], bool] = field(
+        default=lambda value: False, compare=False, repr=False
+    )
 
     @classmethod
     def from_json_schema(cls, schema: object, *, name: str | None = None) -> Self:
@@ -75,7 +83,7 @@ class OutputSchema:
         named = name or (title if isinstance(title, str) else "")
         # An empty registry: jsonschema's default one would fetch what it does not know.
         validator = Draft202012Validator(own, registry=Registry())
-        return cls(sanitised(named), sha256_of(own), own, None, validator)
+        return cls(sanitised(named), sha256_of(own), own, None, validator, _quick(own))
 
     @classmethod
     def from_model(cls, model: type[BaseModel]) -> Self:
@@ -90,7 +98,9 @@ class OutputSchema:
             why = clip(str(error).partition("\n")[0])
             raise SchemaError(f"{model.__name__} has no JSON Schema: {why}") from error
         plain = cls.from_json_schema(schema, name=model.__name__)
-        return cls(plain.name, plain.sha256, plain.json_schema, model, plain._validator)
+        return cls(
+            plain.name, plain.sha256, plain.json_schema, model, plain._validator, plain._accepts
+        )
 
     def validate(self, value: object) -> object:
         """The value itself, a JSON value, if it follows the schema.
@@ -100,17 +110,10 @@ class OutputSchema:
         Raises:
             InvalidReply: it does not; says what is wrong, for the model to mend.
         """
-        try:
-            check_finite(value)
-            if problems := problems_of(self._validator.iter_errors(value)):
-                raise InvalidReply(problems)
-            if self.model is not None:
-                # In JSON mode, or a strict model would refuse the string of a date.
-                self.model.model_validate_json(to_json(value))
-        except ValidationError as error:
-            raise InvalidReply(_model_problems(error)) from None
-        except RecursionError:
-            raise InvalidReply(["the reply is nested too deeply"]) from None
+        if too_deep(value):
+            raise InvalidReply(["the reply is nested too deeply"])
+        check_finite(value)
+        self._hold_against(value)
         return value
 
     def validate_json(self, text: str | bytes) -> object:
@@ -119,7 +122,23 @@ class OutputSchema:
         Raises:
             InvalidReply: it is no JSON, or not what the schema asks for.
         """
-        return self.validate(parse_reply(text))
+        value = parse_reply(text)
+        self._hold_against(value)
+        return value
+
+    def _hold_against(self, value: object) -> None:
+        try:
+            if not self._accepts(value) and (
+                problems := problems_of(self._validator.iter_errors(value))
+            ):
+                raise InvalidReply(problems)
+            if self.model is not None:
+                # In JSON mode, or a strict model would refuse the string of a date.
+                self.model.model_validate_json(to_json(value))
+        except ValidationError as error:
+            raise InvalidReply(_model_problems(error)) from None
+        except RecursionError:
+            raise InvalidReply(["the reply is nested too deeply"]) from None
 
 
 def sanitised(name: str) -> str:
@@ -145,6 +164,22 @@ def _checked(schema: object) -> dict[str, Any]:
     except RecursionError:
         raise SchemaError("the JSON Schema is nested too deeply") from None
     return own
+
+
+def _quick(schema: dict[str, Any]) -> Callable[[object], bool]:
+    """Whether a value is surely what the schema asks for; False where that is not known."""
+    try:
+        validator = jsonschema_rs.Draft202012Validator(schema, validate_formats=False, offline=True)
+    except ValueError:  # such as a pattern of Python's that Rust's expressions do not have
+        return lambda value: False
+
+    def accepts(value: object) -> bool:
+        try:
+            return validator.is_valid(value)
+        except ValueError:  # no JSON, or too deep
+            return False
+
+    return accepts
 
 
 def _check_references(schema: dict[str, Any]) -> None:

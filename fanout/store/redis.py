@@ -20,6 +20,7 @@ from fanout import keys
 from fanout.errors import JobError, Unavailable
 from fanout.queue import message_of, queue_of
 from fanout.store.base import Batch, Counts, EndpointInfo, JobInfo, JobState, WorkerInfo
+from fanout.store.settling import Ending, Settling
 from fanout.wire import Item, JobSpec, Record
 
 # KEYS job, jobs; ARGV id, spec, time
@@ -46,20 +47,35 @@ end
 return 1
 """
 
-# KEYS job, settled, records; ARGV ordinal, status, record, count-as-submitted (0 or 1)
+# KEYS job, settled, records; ARGV for each item: ordinal, status, record, count-as-submitted (0, 1)
+# Each item has its own outcome, 1, 0 or an error in words: one that Redis refuses must not keep the
+# others from ending. The record comes before its bit: a bit without a record would lose the item.
 _SETTLE = """
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  return 0
+local known = redis.call('EXISTS', KEYS[1]) == 1
+local won, counts = {}, {}
+for i = 1, #ARGV, 4 do
+  local outcome = 0
+  local ended = known and redis.pcall('GETBIT', KEYS[2], ARGV[i])
+  if ended == 0 then
+    ended = redis.pcall('XADD', KEYS[3], '*', 'r', ARGV[i + 2])
+    if type(ended) == 'string' then
+      redis.call('SETBIT', KEYS[2], ARGV[i], 1)
+      counts[ARGV[i + 1]] = (counts[ARGV[i + 1]] or 0) + 1
+      if ARGV[i + 3] == '1' then
+        counts['submitted'] = (counts['submitted'] or 0) + 1
+      end
+      outcome = 1
+    end
+  end
+  if type(ended) == 'table' and ended.err then
+    outcome = ended.err
+  end
+  won[#won + 1] = outcome
 end
-if redis.call('SETBIT', KEYS[2], ARGV[1], 1) == 1 then
-  return 0
+for name, count in pairs(counts) do
+  redis.call('HINCRBY', KEYS[1], name, count)
 end
-if ARGV[4] == '1' then
-  redis.call('HINCRBY', KEYS[1], 'submitted', 1)
-end
-redis.call('HINCRBY', KEYS[1], ARGV[2], 1)
-redis.call('XADD', KEYS[3], '*', 'r', ARGV[3])
-return 1
+return won
 """
 
 # KEYS job, queue; ARGV first ordinal, next ordinal, messages…
@@ -126,6 +142,7 @@ class RedisStore:
         self._set_state = client.register_script(_SET_STATE)
         self._settle = client.register_script(_SETTLE)
         self._submit = client.register_script(_SUBMIT)
+        self._settling = Settling(self._end_all)
 
     @classmethod
     def from_url(cls, url: str, name: str | None = None) -> RedisStore:
@@ -206,12 +223,22 @@ class RedisStore:
         return await self._end(job, ordinal, record, submitted=True)
 
     async def _end(self, job: str, ordinal: int, record: Record, *, submitted: bool) -> bool:
+        ending = Ending(ordinal, record.status, record.to_json(), submitted)
+        return await self._settling.end(job, ending)
+
+    async def _end_all(self, job: str, endings: Sequence[Ending]) -> list[bool | Exception]:
+        args: list[Any] = []
+        for ending in endings:
+            args += (ending.ordinal, ending.status, ending.record, int(ending.submitted))
         with self._answering():
-            won = await self._settle(
-                keys=[keys.job(job), keys.settled(job), keys.records(job)],
-                args=[ordinal, record.status, record.to_json(), int(submitted)],
+            won: list[int | bytes] = await self._settle(
+                keys=[keys.job(job), keys.settled(job), keys.records(job)], args=args
             )
-        return bool(won)
+        return [bool(each) if isinstance(each, int) else self._refused(each) for each in won]
+
+    def _refused(self, words: bytes | str) -> Unavailable:
+        told = words.decode(errors="replace") if isinstance(words, bytes) else words
+        return Unavailable(f"Redis at {self._name} refuses: {told}")
 
     async def seal(self, job: str) -> None:
         await self._become(job, "sealed")

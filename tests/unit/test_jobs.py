@@ -39,6 +39,7 @@ class CountingStore(MemoryStore):
 
     async def get(self, job: str) -> JobInfo:
         self.calls += 1
+        await asyncio.sleep(0)
         return await super().get(job)
 
     async def state(self, job: str) -> JobState | None:
@@ -64,6 +65,23 @@ async def test_a_job_has_one_task_and_is_looked_up_once(store: CountingStore, kn
     assert found[0][0].params.words == 4
     assert found[0][1] == "open"
     assert store.calls == 1
+
+
+async def test_items_that_come_together_share_one_look_up(
+    store: CountingStore, known: Jobs
+) -> None:
+    await store.create("j", JobSpec(kind="plain", tier="t"))
+    first = asyncio.create_task(known.task_of("j"))
+    found = asyncio.gather(*(known.task_of("j") for _ in range(5)))
+    await asyncio.sleep(0)
+    first.cancel()  # who started the look-up does not take it away from the others
+    assert len({id(task) for task, _ in await found}) == 1
+    assert store.calls == 1
+    asked = (known.task_of("nope") for _ in range(3))
+    errors = await asyncio.gather(*asked, return_exceptions=True)
+    assert [str(error) for error in errors] == ["there is no job nope"] * 3
+    assert store.calls == 2
+    assert not known._looking
 
 
 async def test_a_stale_state_is_looked_up_again_once_for_all(

@@ -201,9 +201,25 @@ def test_a_reply_nested_deeper_than_a_record_can_hold_is_refused(levels: int, ta
 
 
 def test_a_schema_that_refers_to_itself_alone_is_no_crash() -> None:
-    loop = {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}}
-    with pytest.raises(InvalidReply, match="nested too deeply"):
-        OutputSchema.from_json_schema(loop).validate({"a": 1})
+    loop = {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"]}
+    assert OutputSchema.from_json_schema(loop).validate({"a": 1}) == {"a": 1}
+    with pytest.raises(InvalidReply, match="nested too deeply"):  # jsonschema goes round in it
+        OutputSchema.from_json_schema(loop | {"required": ["b"]}).validate({"a": 1})
+
+
+def test_a_pattern_that_only_python_knows_still_holds() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": r"^(?>a+)b$"}}}
+    pattern = OutputSchema.from_json_schema(schema)
+    assert pattern.validate_json('{"a": "aab"}') == {"a": "aab"}
+    with pytest.raises(InvalidReply, match="does not match"):
+        pattern.validate_json('{"a": "aac"}')
+
+
+@pytest.mark.parametrize("value", ['{"n": 1e400}', '{"n": 123456789012345678901234567890}'])
+def test_numbers_beyond_64_bits_are_judged_alike(value: str) -> None:
+    small = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 5}}}
+    with pytest.raises(InvalidReply):
+        OutputSchema.from_json_schema(small).validate_json(value)
 
 
 def test_the_digest_does_not_depend_on_the_order_of_keys(schema: OutputSchema) -> None:

