@@ -1,0 +1,83 @@
+"""A probe: the present N against another one, in turns, so that drift falls out of the difference."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from fanout_workers.auto.leg import Leg, Point
+from fanout_workers.auto.observe import Sample, Window
+
+#: A leg's throughput scatters by this share of it, until more is known.
+_SCATTER = 0.03
+#: Turns at the other N, at most.
+_TURNS = 4
+#: A gain that is worth a larger N, and a loss that a smaller N may cost.
+GAIN, LOSS = 0.02, 0.015
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How the probe ended: whether the other N is to be kept, and what it gave (ln of the ratio)."""
+
+    accepted: bool
+    delta: float
+    turns: int
+
+
+@dataclass(slots=True)
+class Probe:
+    """`base` against `other`, in turns: A B A, or A B A B A … until it is clear which is better.
+
+    Args:
+        base: the N held.
+        other: the N to try.
+        least: the smallest ln(X other / X base) at which `other` is kept.
+        turns: at the other N, at most.
+    """
+
+    base: int
+    other: int
+    least: float
+    turns: int = _TURNS
+    points: list[Point] = field(default_factory=list)
+    _leg: Leg | None = None
+
+    @property
+    def n(self) -> int:
+        """N to be set now."""
+        return self.base if len(self.points) % 2 == 0 else self.other
+
+    def feed(self, sample: Sample, window: Window) -> Verdict | None:
+        """Take a poll at `n`; the verdict when there is one."""
+        if self._leg is None:
+            d, poll = window.duration_s, window.poll_s
+            direct = sample.rate is not None
+            settle = (0.15 if direct else 0.8) * d if self.points else 0.0
+            least = 4 * poll
+            self._leg = Leg(self.n, max(settle, poll), max(least, (0.35 if direct else 0.7) * d))
+        if not self._leg.feed(sample):
+            return None
+        point = self._leg.point
+        assert point is not None  # noqa: S101 - feed() said so
+        self.points.append(point)
+        self._leg = None
+        return self._judge()
+
+    def _judge(self) -> Verdict | None:
+        logs = [math.log(p.x) for p in self.points]
+        if len(logs) < 3:
+            # One turn that is far worse needs no second look.
+            if len(logs) == 2 and logs[1] - logs[0] < min(self.least, 0.0) - 4 * _SCATTER:
+                return Verdict(False, logs[1] - logs[0], 1)
+            return None
+        if len(logs) % 2 == 0:
+            return None
+        deltas = [
+            logs[i] - (logs[i - 1] + logs[i + 1]) / 2 for i in range(1, len(logs) - 1, 2)
+        ]
+        delta = sum(deltas) / len(deltas)
+        error = 1.22 * _SCATTER / math.sqrt(len(deltas))
+        if len(deltas) >= self.turns or abs(delta - self.least) > 1.3 * error:
+            return Verdict(delta > self.least, delta, len(deltas))
+        return None
