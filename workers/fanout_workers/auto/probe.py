@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fanout_workers.auto.leg import Leg, Point
 from fanout_workers.auto.observe import Sample, Window
 
 #: A leg's throughput scatters by this share of it, until more is known.
-_SCATTER = 0.03
+_SCATTER = 0.035
+#: Standard errors that settle it before the last turn.
+_SURE = 1.6
 #: Turns at the other N, at most.
 _TURNS = 4
 #: A gain that is worth a larger N, and a loss that a smaller N may cost.
@@ -33,14 +36,17 @@ class Probe:
         base: the N held.
         other: the N to try.
         least: the smallest ln(X other / X base) at which `other` is kept.
+        known: what earlier probes of the same two gave, as ln(X other / X base).
         turns: at the other N, at most.
     """
 
     base: int
     other: int
     least: float
+    known: Sequence[float] = ()
     turns: int = _TURNS
     points: list[Point] = field(default_factory=list)
+    deltas: list[float] = field(default_factory=list)
     _leg: Leg | None = None
 
     @property
@@ -53,9 +59,12 @@ class Probe:
         if self._leg is None:
             d, poll = window.duration_s, window.poll_s
             direct = sample.rate is not None
-            settle = (0.15 if direct else 0.8) * d if self.points else 0.0
-            least = 4 * poll
-            self._leg = Leg(self.n, max(settle, poll), max(least, (0.35 if direct else 0.7) * d))
+            # The prompts of what is added are taken in first: the cost of the step, not of the N.
+            # Completions lag behind by one D.
+            settle, measure = (0.15 * d, 0.4 * d) if direct else (0.8 * d, 0.7 * d)
+            if not self.points and direct:
+                settle = 0.0
+            self._leg = Leg(self.n, settle, max(4 * poll, measure))
         if not self._leg.feed(sample):
             return None
         point = self._leg.point
@@ -73,11 +82,12 @@ class Probe:
             return None
         if len(logs) % 2 == 0:
             return None
-        deltas = [
+        self.deltas = [
             logs[i] - (logs[i - 1] + logs[i + 1]) / 2 for i in range(1, len(logs) - 1, 2)
         ]
-        delta = sum(deltas) / len(deltas)
-        error = 1.22 * _SCATTER / math.sqrt(len(deltas))
-        if len(deltas) >= self.turns or abs(delta - self.least) > 1.3 * error:
-            return Verdict(delta > self.least, delta, len(deltas))
+        every = [*self.known, *self.deltas]
+        delta = sum(every) / len(every)
+        error = 1.22 * _SCATTER / math.sqrt(len(every))
+        if len(self.deltas) >= self.turns or abs(delta - self.least) > _SURE * error:
+            return Verdict(delta > self.least, delta, len(every))
         return None

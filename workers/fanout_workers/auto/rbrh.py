@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fanout_workers.auto.brake import Brake, Braked, Regime
 from fanout_workers.auto.decision import Decision, Phase, Remembered
 from fanout_workers.auto.observe import Observation, Sample, Window, mean, throughput
+from fanout_workers.auto.leg import Point
 from fanout_workers.auto.probe import GAIN, LOSS, Probe, Verdict
 from fanout_workers.auto.ramp import Ramp
 
@@ -17,7 +19,9 @@ _KV_PLAN, _KV_AIM, _KV_LOW, _KV_HIGH = 0.95, 0.92, 0.86, 0.96
 _REFINE, _HOLD = (1.12, 1.08), 1.08
 _REST_D, _LONGEST_REST_D = 3.0, 40.0
 #: Elasticity at which a probe upwards has found that the ramp ended too early.
-_RISING = 0.35
+_RISING = 0.5
+#: How long the outcome of a turn counts, in D.
+_REMEMBERED_D = 40.0
 _FALL = 0.65
 _TIMEOUTS = 0.05
 
@@ -62,6 +66,10 @@ class Controller:
         self._served_at = -math.inf
         self._draining = False
         self._near = remembered is not None
+        self._points: list[Point] = []
+        self._tops: list[int] = []
+        self._turns: dict[tuple[int, int], list[tuple[float, float]]] = {}
+        self._kv_bound = False
         self._direct: bool | None = None
 
     @property
@@ -163,24 +171,28 @@ class Controller:
 
     # --- ramp
 
-    def _start_ramp(self, near: bool = False) -> None:
+    def _start_ramp(self, near: bool = False, points: Sequence[Point] = ()) -> None:
         self.phase, self._ramp, self._probe, self._level = "ramp", None, None, None
-        self._near = near
+        self._near, self._points = near, list(points)
         self._brake.clear()
 
     def _ramp_on(self, sample: Sample) -> tuple[bool, str]:
         if self._ramp is None:
-            self._ramp = Ramp(self.n, bool(self._direct), self._near)
+            self._ramp = Ramp(
+                self.n, bool(self._direct), self._near, 4 * self._bounds.start, self._points
+            )
         if self._brake.pressed:
             return False, "requests queue in the server"
         step = self._ramp.feed(sample, self._window, self._limit(sample))
         if step is None:
             return False, "measuring"
         self._set(step.n)
-        if step.full:
-            self.regime = "kv"
+        if step.end == "limit":
+            if self._kv_bound:
+                self.regime = "kv"
             self._start_holding(sample.at)
-        elif step.done:
+        elif step.end == "flat":
+            self._tops.append(max(p.n for p in self._ramp.points))
             self._start_refining()
         return True, step.reason
 
@@ -191,7 +203,9 @@ class Controller:
         kv, load = mean(s.kv for s in lately), mean(s.load for s in lately)
         own = mean(s.own for s in lately)
         if kv is not None and kv > 0.05 and load and own:
-            limit = min(limit, load * _KV_PLAN / kv - (load - own))
+            bound = load * _KV_PLAN / kv - (load - own)
+            self._kv_bound = bound < limit
+            limit = min(limit, bound)
         elif self._cliff is not None:
             n, at = self._cliff
             if sample.at - at < 20 * self._window.duration_s:
@@ -240,13 +254,20 @@ class Controller:
             other = max(self.n + 1, round(self.n * factor))
             if other > self._limit(sample):
                 return False
-            self._probe = Probe(self.n, other, GAIN)
+            self._probe = Probe(self.n, other, GAIN, self._known(sample, self.n, other, 1))
         else:
             other = min(self.n - 1, round(self.n / factor))
             if other < self._bounds.least or other < 1:
                 return False
-            self._probe = Probe(self.n, other, -LOSS - self._given)
+            self._probe = Probe(
+                self.n, other, -LOSS - self._given, self._known(sample, other, self.n, -1)
+            )
         return True
+
+    def _known(self, sample: Sample, low: int, high: int, sign: int) -> list[float]:
+        since = sample.at - _REMEMBERED_D * self._window.duration_s
+        turns = self._turns.get((low, high), [])
+        return [sign * delta for at, delta in turns if at >= since]
 
     def _probing(self, sample: Sample) -> tuple[bool, str]:
         probe = self._probe
@@ -261,6 +282,9 @@ class Controller:
         return self._judged(probe, verdict, sample)
 
     def _judged(self, probe: Probe, verdict: Verdict, sample: Sample) -> tuple[bool, str]:
+        sign = 1 if probe.other > probe.base else -1
+        pair = min(probe.base, probe.other), max(probe.base, probe.other)
+        self._turns.setdefault(pair, []).extend((sample.at, sign * d) for d in probe.deltas)
         words = f"N {probe.other} against {probe.base}: {100 * verdict.delta:+.1f} % tokens/s"
         if not verdict.accepted:
             self._set(probe.base)
@@ -269,8 +293,11 @@ class Controller:
         self._given = 0.0 if self._upward else self._given + min(0.0, verdict.delta)
         self._probe, self._failed = None, 0
         self._rested_at, self._rest_d = sample.at, _REST_D
-        if self._upward and verdict.delta > _RISING * math.log(probe.other / probe.base):
-            self._start_ramp(near=True)
+        rising = verdict.delta > _RISING * math.log(probe.other / probe.base)
+        # A ramp may end too early by bad luck, but not twice near the same place.
+        tops = sum(0.8 * probe.other <= top for top in self._tops)
+        if self._upward and rising and tops < 2:
+            self._start_ramp(near=True, points=probe.points)
         return True, words
 
     def _probe_failed(self, sample: Sample, words: str) -> tuple[bool, str]:
