@@ -13,9 +13,9 @@ from fanout_workers.auto.observe import Sample, Window
 _FAR, _FIRST, _NEAR = 1.5, 1.25, 1.08
 #: Elasticity from which on the server is far from its limits, below which a step is looked at for
 #: longer, and below which nothing more is to be gained.
-_LINEAR, _DOUBT, _FLAT = 0.8, 0.25, 0.15
+_LINEAR, _DOUBT, _FLAT = 0.8, 0.2, 0.15
 #: A step is charged against throughput this far below it.
-_BELOW = (1.14, 1.5)
+_BELOW = (1.1, 1.35)
 #: Where only completions tell, a step costs more than one D: there have to be few.
 _SLOW_STEPS = ((0.6, 2.0), (0.35, 1.5), (-math.inf, 1.25))
 
@@ -106,8 +106,13 @@ class Ramp:
         return self._step(limit)
 
     def _doubtful(self, point: Point) -> bool:
-        slope = elasticity([*self.points, point], 1.3 if self._factor <= _NEAR else 1.7)
-        return len(self.points) >= 3 and slope is not None and slope < _DOUBT
+        # From end to end: a server's speed wanders, so that neighbouring points tell more of a
+        # step than a line through many does.
+        if len(self.points) < 2:
+            return False
+        before = self.points[-2]
+        rise = math.log(point.load / before.load)
+        return rise > 0.05 and math.log(point.x / before.x) < _DOUBT * rise
 
     def _step(self, limit: float) -> Step:
         e = elasticity(self.points)
