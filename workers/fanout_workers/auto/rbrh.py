@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from fanout_workers.auto.brake import Brake, Braked, Regime
 from fanout_workers.auto.decision import Decision, Phase, Remembered
+from fanout_workers.auto.levels import Levels
 from fanout_workers.auto.observe import Observation, Sample, Window, mean, throughput
 from fanout_workers.auto.leg import Point
 from fanout_workers.auto.probe import GAIN, LOSS, Probe, Verdict
 from fanout_workers.auto.ramp import Ramp
 
 #: The KV use that is planned for, the one aimed at, and the band in which it is left alone.
-_KV_PLAN, _KV_AIM, _KV_LOW, _KV_HIGH = 0.95, 0.92, 0.86, 0.96
+_KV_PLAN, _KV_AIM, _KV_LOW, _KV_HIGH = 0.95, 0.96, 0.935, 0.985
 #: Factors of the probes while refining, and while holding.
 _REFINE, _HOLD = (1.12, 1.08), 1.08
 _REST_D, _LONGEST_REST_D = 3.0, 40.0
@@ -69,6 +70,8 @@ class Controller:
         self._points: list[Point] = []
         self._tops: list[int] = []
         self._turns: dict[tuple[int, int], list[tuple[float, float]]] = {}
+        self._levels = Levels()
+        self._changed_at = -math.inf
         self._kv_bound = False
         self._direct: bool | None = None
 
@@ -113,6 +116,14 @@ class Controller:
             return False, "too little to send to learn from"
         if sample.at < self._not_before:
             return False, "the server asked to wait"
+        self._note_level(sample)
+        if self._probe is None and self.phase != "ramp":
+            d = self._window.duration_s
+            if (better := self._levels.better(self.n, sample.at, d)) is not None:
+                reason = f"N {better} gave clearly more than {self.n}"
+                self._set(better)
+                self._start_holding(sample.at)
+                return True, reason
         match self.phase:
             case "ramp":
                 return self._ramp_on(sample)
@@ -121,8 +132,19 @@ class Controller:
             case _:
                 return self._hold(sample)
 
+    def _note_level(self, sample: Sample) -> None:
+        d = self._window.duration_s
+        settled = (0.3 if self._direct else 1.2) * d
+        if sample.at - self._changed_at < settled:
+            return
+        x = sample.rate if self._direct else throughput(self._window.last(0.7 * d))
+        if x:
+            self._levels.add(self.n, x, sample.dt_s, sample.at, d)
+
     def _set(self, n: int) -> None:
         n = self._within(n)
+        if n != self.n and self._window.samples:
+            self._changed_at = self._window.samples[-1].at
         if n < self.n:
             self._draining = True
         if n != self.n:
@@ -153,6 +175,8 @@ class Controller:
 
     def _halve(self, sample: Sample, reason: str) -> tuple[bool, str]:
         self._served_at = sample.at
+        self._levels.clear()
+        self._turns.clear()
         self._cliff = self.n, sample.at
         self._set(math.ceil(self.n / 2))
         self._start_ramp()
@@ -162,6 +186,7 @@ class Controller:
         self.regime = braked.regime
         if braked.regime == "kv":
             self._cliff = self.n, sample.at
+            self._lowered_at = sample.at
         self._set(braked.n)
         self._probe = None
         self._level = None
@@ -186,6 +211,11 @@ class Controller:
         step = self._ramp.feed(sample, self._window, self._limit(sample))
         if step is None:
             return False, "measuring"
+        if not self._direct and (points := self._ramp.points):
+            self._levels.add(
+                points[-1].n, points[-1].x, 0.5 * self._window.duration_s, sample.at,
+                self._window.duration_s,
+            )  # fmt: skip
         self._set(step.n)
         if step.end == "limit":
             if self._kv_bound:
