@@ -29,12 +29,20 @@ def worker(name: str) -> str:
     return f"{PREFIX}:worker:{name}"
 
 
-#: Fields of an endpoint's hash: N if it was set by hand, and the lease of each worker process
-#: as "part demand expiry-in-ms call".
+#: Fields of an endpoint's hash. N is `n` if it was set by hand, else `auto` if the controller has
+#: set it, else the configuration's.
 CONCURRENCY = "n"
+AUTO = "auto"
+#: Of each worker process: "part demand expiry call low spare grace", times in ms.
 LEASE = "l:"
+#: Of each one whose lease ran out and whose requests may still be at the server: "part since till".
+GHOST = "g:"
+#: Who looks at what runs at the server while there are ghosts ("holder till"), and what was seen
+#: ("load after before").
+AUDITOR = "a"
+SAMPLE = "s"
 
 
 def endpoint(name: str) -> str:
-    """Hash: N if it was set by hand, and the lease of each worker process."""
+    """Hash: N if it was set at run time, and the lease of each worker process."""
     return f"{PREFIX}:endpoint:{{{name}}}"

@@ -33,7 +33,8 @@ class Profile:
         max_model_len: tokens that prompt and answer of one request may have.
         prefill_tokens_per_s: prompt tokens that the server takes in a second. While it does,
             nothing is decoded.
-        queue_limit: requests that may wait; one more is refused. None: any number.
+        queue_limit: requests that may be in the server, running or waiting, as vLLM's
+            --max-num-queued-reqs counts; one more is refused. None: any number.
         prompt_tokens: the shape of the requests that gave `points`.
         output_tokens: the same.
         reasoning_tokens: mean length of the chain of thought by reasoning effort; a model that

@@ -34,7 +34,7 @@ _SLOWEST = 0.1
 
 
 class QueueFull(Exception):
-    """As many requests wait as may: vLLM with --max-num-queued-reqs answers 503."""
+    """As many requests are in the engine as may: vLLM with --max-num-queued-reqs answers 503."""
 
 
 class State(Enum):
@@ -165,7 +165,7 @@ class Engine:
         """Take a request.
 
         Raises:
-            QueueFull: it would have to wait, and as many wait as may.
+            QueueFull: as many wait and run as may.
             ValueError: it is longer than the model's context, or has no output.
         """
         total = work.prompt_tokens + work.output_tokens
@@ -174,13 +174,9 @@ class Engine:
         if total > self.profile.max_model_len:
             raise ValueError(f"{total} tokens do not fit max_model_len")
         self._step_to(now)
-        sequence = Sequence(work, self._now)
-        if (
-            self.queue_limit is not None
-            and self._waiting_count >= self.queue_limit
-            and not (self._waiting_count == 0 and self._has_room(sequence))
-        ):
+        if self.queue_limit is not None and self._inside() >= self.queue_limit:
             raise QueueFull
+        sequence = Sequence(work, self._now)
         self._waiting.append(sequence)
         self._waiting_count += 1
         self._admit()
@@ -305,6 +301,9 @@ class Engine:
         tokens = dv * self._decoding
         self._kv += tokens
         self._generated += tokens
+
+    def _inside(self) -> int:
+        return self._waiting_count + len(self._running)
 
     def _has_room(self, sequence: Sequence) -> bool:
         return (

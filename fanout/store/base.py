@@ -72,6 +72,7 @@ class WorkerInfo:
         capacity: N by endpoint.
         kinds: names of the task kinds it can run.
         problems: what is wrong with an endpoint, by name; well ones are left out.
+        circuits: state of each endpoint's circuit, by name: closed, open or half-open.
     """
 
     name: str
@@ -80,6 +81,7 @@ class WorkerInfo:
     capacity: dict[str, int] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
     problems: dict[str, str] = field(default_factory=dict)
+    circuits: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +89,17 @@ class EndpointInfo:
     """An endpoint's N, as the workers share it.
 
     Attributes:
-        concurrency: N if it was set at run time; None = the configuration's.
+        concurrency: N if it was set by hand; None = the controller's or the configuration's.
         parts: how much of N each living worker process holds, by its name.
+        auto: N if the controller has set it.
+        ghosts: how much of N is held back for requests that a process which has gone silent may
+            have left at the server, by its name.
     """
 
     concurrency: int | None = None
     parts: dict[str, int] = field(default_factory=dict)
+    auto: int | None = None
+    ghosts: dict[str, int] = field(default_factory=dict)
 
 
 class Store(Protocol):

@@ -290,13 +290,18 @@ class RedisStore:
             raw = await self._redis.hgetall(keys.endpoint(name))
             now_s, _ = await self._redis.time()
         parts: dict[str, int] = {}
+        ghosts: dict[str, int] = {}
         for key, value in raw.items():
-            if key.startswith(keys.LEASE.encode()):
-                part, _, expiry_ms, _ = value.split()
-                if int(expiry_ms) > now_s * 1000:
-                    parts[key.decode().removeprefix(keys.LEASE)] = int(part)
-        by_hand = raw.get(keys.CONCURRENCY.encode())
-        return EndpointInfo(int(by_hand) if by_hand else None, parts)
+            kind, _, holder = key.decode().partition(":")
+            if f"{kind}:" not in (keys.LEASE, keys.GHOST):
+                continue
+            figures = [int(figure) for figure in value.split()]
+            if figures[2] > now_s * 1000:  # both end there
+                (parts if f"{kind}:" == keys.LEASE else ghosts)[holder] = figures[0]
+        by_hand, auto = (raw.get(field.encode()) for field in (keys.CONCURRENCY, keys.AUTO))
+        return EndpointInfo(
+            int(by_hand) if by_hand else None, parts, int(float(auto)) if auto else None, ghosts
+        )
 
     async def set_concurrency(self, name: str, concurrency: int | None) -> None:
         with self._answering():

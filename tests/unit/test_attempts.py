@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,7 +44,10 @@ class Titles(Task):
 
 
 class Unhurried(Asker):
-    """Notes its pauses instead of making them, and what was in flight meanwhile."""
+    """Notes its pauses instead of making them, and what was in flight meanwhile.
+
+    After each of them the endpoint seems well, whatever has happened.
+    """
 
     def __init__(self, permits: Permits, *rest: Any) -> None:
         super().__init__(permits, *rest)
@@ -53,6 +57,8 @@ class Unhurried(Asker):
 
     async def pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
+        for load in self.permits.loads():
+            load.circuit.looked_at(None)
         self.held_in_pauses += sum(self.permits.in_flight().values())
 
 
@@ -71,7 +77,8 @@ class Bench:
             name="spark", url="http://spark", model="m", concurrency=concurrency, **settings
         )
         self.stopping = asyncio.Event()
-        self.permits = Permits([endpoint])
+        hours = itertools.count(step=3600.0)
+        self.permits = Permits([endpoint], lambda: next(hours))
         self.asker: Any = asker(
             self.permits, {"spark": ModelClient(endpoint, self.fake)}, self.stopping
         )

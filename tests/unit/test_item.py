@@ -259,6 +259,7 @@ async def test_an_item_that_waits_for_a_permit_when_its_job_is_cancelled_is_not_
             while not bench.permits.waiting:
                 await asyncio.sleep(0)
         await bench.store.cancel("j")
+        await bench.jobs.refresh()
     record = await running
     assert (record.status, record.attempts) == ("cancelled", 0)
     assert bench.fake.requests == []

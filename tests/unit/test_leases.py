@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import fakeredis
 import pytest
+from fakeredis.commands_mixins import server_mixin
 
 from fanout import Endpoint, keys
 from fanout_workers import leases
+from fanout_workers.lease_script import RENEW
 from fanout_workers.leases import Grant, Leases
 from fanout_workers.permits import Fenced, Permits
 
@@ -29,6 +32,9 @@ async def client() -> AsyncIterator[fakeredis.FakeAsyncRedis]:
     await connected.aclose()
 
 
+TTL, MARGIN, WINDOW, GRACE = 10_000, 1_000, 3_000, 60_000
+
+
 @dataclass
 class Process:
     """One process as the script sees it: it keeps to its cap, and calls when it likes."""
@@ -40,18 +46,21 @@ class Process:
     in_flight: int = 0
     wants: int = 0
     calls: int = 0
+    spare: int = 1
+    low: int = 0
+    grace: int = 0
 
-    async def ask(self) -> Grant:
+    async def ask(self, load: int = -1, since: int = 0) -> Grant:
         self.calls += 1
         demand = max(self.wants, self.in_flight)
         answer = await self.client.eval(
-            leases._RENEW, 1, KEY, self.name, self.cap, self.in_flight, demand, 10_000, self.n,
-            self.calls,
+            RENEW, 1, KEY, self.name, self.cap, self.in_flight, demand, self.spare, self.low,
+            self.calls, self.n, TTL, MARGIN, WINDOW, self.grace, load, since,
         )  # fmt: skip
         return Grant(*map(int, answer))
 
-    async def renew(self) -> Grant:
-        grant = await self.ask()
+    async def renew(self, load: int = -1, since: int = 0) -> Grant:
+        grant = await self.ask(load, since)
         self.cap = grant.cap
         return grant
 
@@ -65,7 +74,8 @@ async def parts(client: fakeredis.FakeAsyncRedis) -> int:
 
 
 async def test_one_alone_has_all_of_n_at_once(client: fakeredis.FakeAsyncRedis) -> None:
-    assert await Process("a", client, 16).renew() == Grant(16, 16, 16)
+    grant = await Process("a", client, 16).renew()
+    assert (grant.n, grant.part, grant.target, grant.look) == (16, 16, 16, 0)
 
 
 async def test_two_share_and_never_exceed_n(client: fakeredis.FakeAsyncRedis) -> None:
@@ -115,8 +125,29 @@ async def test_n_set_by_hand_goes_before_the_configuration(
     assert (await a.renew()).cap == 32
 
 
+async def test_n_of_the_controller_goes_before_the_configuration_and_after_the_hand(
+    client: fakeredis.FakeAsyncRedis,
+) -> None:
+    a = Process("a", client, 16, wants=100)
+    await client.hset(KEY, keys.AUTO, 24)
+    assert (await a.renew()).n == 24
+    await client.hset(KEY, keys.CONCURRENCY, 8)
+    assert (await a.renew()).n == 8
+    await client.hdel(KEY, keys.CONCURRENCY)
+    assert (await a.renew()).n == 24
+
+
+async def test_who_cannot_ask_the_endpoint_holds_nothing(client: fakeredis.FakeAsyncRedis) -> None:
+    a, b = Process("a", client, 16, wants=3), Process("b", client, 16)
+    await a.renew()
+    a.wants, a.spare = 0, 0  # its circuit is open
+    for process in (a, a, b):
+        await process.renew()
+    assert (a.cap, b.cap) == (0, 16)
+
+
 async def test_a_dead_holder_s_part_comes_back(client: fakeredis.FakeAsyncRedis) -> None:
-    await client.hset(KEY, "l:dead", "16 16 1 1")  # ran out in 1970
+    await client.hset(KEY, "l:dead", "16 16 1 1 0 1 0")  # ran out in 1970
     assert (await Process("a", client, 16, wants=9).renew()).cap == 16
     assert await client.hget(KEY, "l:dead") is None
 
@@ -168,6 +199,170 @@ async def test_with_backlog_all_of_n_is_used(client: fakeredis.FakeAsyncRedis, s
             process.in_flight = min(process.in_flight, process.cap)  # what is over has finished
             process.start()
     assert [process.in_flight for process in living] == [16] * 4
+
+
+class Clock:
+    """Redis's clock, in the place of the module `time`."""
+
+    now_ms = 1_000_000
+
+    def time(self) -> float:
+        return self.now_ms / 1000
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(server_mixin, "time", made)
+    return made
+
+
+async def ghosts(client: fakeredis.FakeAsyncRedis) -> dict[str, int]:
+    held = await client.hgetall(KEY)
+    return {k[2:].decode(): int(v.split()[0]) for k, v in held.items() if k.startswith(b"g:")}
+
+
+async def test_a_silent_holder_leaves_a_ghost_until_its_requests_must_have_ended(
+    client: fakeredis.FakeAsyncRedis, clock: Clock
+) -> None:
+    a = Process("a", client, 16, wants=10, grace=GRACE)
+    b = Process("b", client, 16, wants=16, grace=GRACE)
+    for process in (a, b, a, b):
+        await process.renew()
+        process.start()
+    clock.now_ms += TTL - 1
+    await b.renew()
+    clock.now_ms += 1  # a is silent, and its lease is over
+    await b.renew()
+    assert b.cap + (await ghosts(client))["a"] == 16
+    clock.now_ms += GRACE
+    await b.renew()
+    assert b.cap == 16
+    assert not await ghosts(client)
+
+
+async def test_without_metrics_a_lease_s_end_is_the_end(
+    client: fakeredis.FakeAsyncRedis, clock: Clock
+) -> None:
+    a, b = Process("a", client, 16, wants=16), Process("b", client, 16, wants=16)
+    await a.renew()
+    clock.now_ms += TTL
+    assert (await b.renew()).cap == 16
+
+
+async def test_a_look_that_shows_nothing_of_it_lays_the_ghost(
+    client: fakeredis.FakeAsyncRedis, clock: Clock
+) -> None:
+    a = Process("a", client, 16, wants=16, grace=GRACE)
+    b = Process("b", client, 16, wants=16, grace=GRACE)
+    await a.renew()
+    clock.now_ms += TTL - MARGIN
+    grant = await b.renew()
+    assert (grant.cap, grant.look) == (0, 1)  # its lease is nearly over: somebody shall look
+    clock.now_ms += 100
+    await b.renew(load=0, since=grant.now)
+    assert b.cap == 0  # it may be well, and only away from Redis
+    clock.now_ms += MARGIN
+    assert (await b.renew()).cap == 16
+
+
+async def test_a_look_before_it_fenced_itself_lays_no_ghost(
+    client: fakeredis.FakeAsyncRedis, clock: Clock
+) -> None:
+    a = Process("a", client, 16, wants=16, grace=GRACE)
+    b = Process("b", client, 16, wants=16, grace=GRACE)
+    await a.renew()
+    clock.now_ms += TTL - MARGIN - 1
+    grant = await b.renew()
+    await b.renew(load=0, since=grant.now)
+    clock.now_ms += MARGIN + 1
+    assert (await b.renew()).cap == 0
+    assert await ghosts(client) == {"a": 16}
+
+
+async def test_one_looks_at_a_time_and_another_takes_over(
+    client: fakeredis.FakeAsyncRedis, clock: Clock
+) -> None:
+    await Process("dead", client, 16, wants=16, grace=GRACE).renew()
+    b, c = Process("b", client, 16), Process("c", client, 16)
+    clock.now_ms += TTL
+    assert [(await p.renew()).look for p in (b, c, b)] == [1, 0, 1]
+    clock.now_ms += 2 * MARGIN
+    assert (await c.renew()).look == 1
+
+
+@dataclass
+class Worker(Process):
+    """A whole worker: it may be stopped, killed, cut off from Redis, and comes back."""
+
+    fence_at: int = 0
+    looked: tuple[int, int] | None = None
+    lows: deque[tuple[int, int]] = field(default_factory=deque)
+    low_now: int = 0
+    state: str = "well"
+
+    def go_on(self, now: int) -> None:
+        """What needs no Redis: fence itself in time, and refill."""
+        if self.state != "stopped":
+            if now >= self.fence_at:
+                self.cap = self.in_flight = self.low_now = 0
+            self.start()
+
+    async def call(self, now: int, at_server: int) -> None:
+        """Renew the lease, and look at the server where that is wanted."""
+        if self.state != "well":
+            return
+        self.lows.append((now, min(self.low_now, self.in_flight)))
+        while self.lows[0][0] < now - WINDOW:
+            self.lows.popleft()
+        self.low = min(low for _, low in self.lows)
+        self.low_now = self.in_flight
+        grant = await self.renew(*(self.looked or ()))
+        self.fence_at = now + TTL - MARGIN
+        self.looked = (at_server, grant.now) if grant.look else None
+
+    def finish(self, count: int, now: int) -> None:
+        self.in_flight -= min(count, self.in_flight)
+        self.go_on(now)
+        self.low_now = min(self.low_now, self.in_flight)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_n_holds_at_the_server_whatever_happens_to_its_workers(
+    client: fakeredis.FakeAsyncRedis, clock: Clock, seed: int
+) -> None:
+    """Stopped workers' requests go on at the server, killed ones' are aborted."""
+    rng = random.Random(seed)
+    n = rng.choice([4, 16, 64])
+
+    def worker(name: str) -> Worker:
+        return Worker(name, client, n, wants=3 * n, grace=GRACE, lows=deque([(clock.now_ms, 0)]))
+
+    workers = [worker(f"w{number}") for number in range(rng.randint(2, 5))]
+    full = 0
+    for step in range(700):
+        clock.now_ms += rng.randint(50, 400)
+        for each in workers:
+            each.go_on(clock.now_ms)
+        at_server = sum(w.in_flight for w in workers)
+        assert at_server <= n
+        full += at_server == n
+        await rng.choice(workers).call(clock.now_ms, at_server)
+        one = rng.choice(workers)
+        match rng.randrange(60):
+            case 0 if one.state == "well" and len(workers) > 2:
+                one.state = rng.choice(["stopped", "cut off"])
+            case 1:
+                one.state = "well"  # goes on, as if no time had passed
+            case 2 if len(workers) > 2:
+                workers.remove(one)  # SIGKILL: the server sees its connections close
+            case 3 if len(workers) < 6:
+                workers.append(worker(f"x{step}"))
+            case _:
+                for each in workers:
+                    stopped = each.state == "stopped"  # its requests are long
+                    each.finish(rng.choice([0, 0, 1, 2]) * (not stopped), clock.now_ms)
+    assert full > 50
 
 
 def endpoint(n: int) -> Endpoint:

@@ -111,9 +111,12 @@ def test_the_rate_of_all_changes_when_one_joins() -> None:
     slow = replace(EASY, points=((1, 10.0), (2, 10.0)))
     engine = Engine(slow)
     first = engine.add(0.0, Work("first", 0, 101))  # 100 steps after the first token
+    engine.advance(0.0)
     assert engine.generated(first, 4.95) == 50
     engine.add(5.0, Work("second", 0, 21))
+    engine.advance(5.1)
     assert engine.generated(first, 5.1) == 51
+    assert engine.generated(first, 5.3) == 52
     # Now both have 5 tokens/s. The second ends after 20 steps, 4 s; the first has 30 steps left.
     done = run(engine)
     assert [one.work.id for one in done] == ["second", "first"]
@@ -188,15 +191,12 @@ def test_aborting_what_is_in_prefill_starts_the_next() -> None:
 
 
 def test_a_full_queue_refuses() -> None:
-    engine = Engine(EASY, max_num_seqs=1, queue_limit=1)
-    engine.add(0.0, Work("runs", 0, 10))
-    engine.add(0.0, Work("waits", 0, 10))
+    engine = Engine(EASY, max_num_seqs=1, queue_limit=2)
+    engine.add(0.0, Work("runs", 0, 11))
+    engine.add(0.0, Work("waits", 0, 11))
     with pytest.raises(QueueFull):
-        engine.add(0.0, Work("refused", 0, 10))
-    empty = Engine(EASY, max_num_seqs=1, queue_limit=0)
-    empty.add(0.0, Work("runs", 0, 10))
-    with pytest.raises(QueueFull):
-        empty.add(0.0, Work("refused", 0, 10))
+        engine.add(0.9, Work("refused", 0, 10))
+    engine.add(1.1, Work("comes when there is room again", 0, 10))
 
 
 def test_what_is_longer_than_the_context_is_refused() -> None:

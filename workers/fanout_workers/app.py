@@ -14,19 +14,12 @@ from fanout import Item, Record, Settings, Task, Unavailable
 from fanout.queue import queue_of, task_name
 from fanout_workers import events
 from fanout_workers.attempts import Stopping
+from fanout_workers.intake import RESERVE, Intake
 from fanout_workers.pool import on_loop_start, on_loop_stop
 from fanout_workers.runtime import Runtime
 
-#: Items held beyond those in flight, waiting for a permit or a back-off: a refill never waits
-#: for Redis.
-RESERVE = 32
 #: Seconds before an item goes back into the queue because Redis did not answer.
 _AWAY_S = 1.0
-
-
-def slots_of(settings: Settings, tier: str) -> int:
-    """Items a worker of `tier` holds at a time: every permit taken, and the reserve."""
-    return sum(endpoint.concurrency for endpoint in settings.endpoints_of(tier)) + RESERVE
 
 
 def create_app(settings: Settings, tier: str, name: str, kinds: Mapping[str, type[Task]]) -> Celery:
@@ -44,12 +37,13 @@ def create_app(settings: Settings, tier: str, name: str, kinds: Mapping[str, typ
     app.conf.update(
         broker_transport="fanout_workers.transport:Transport",
         worker_pool="fanout_workers.pool:AsyncPool",
-        worker_concurrency=slots_of(settings, tier),
+        worker_concurrency=RESERVE,  # to begin with: fanout_workers.intake follows the quota
         worker_prefetch_multiplier=1,
         worker_disable_rate_limits=True,
         worker_send_task_events=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
+        worker_enable_prefetch_count_reduction=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         task_default_queue=queue_of(tier),
         task_acks_late=True,
@@ -68,6 +62,8 @@ def create_app(settings: Settings, tier: str, name: str, kinds: Mapping[str, typ
         },
     )
     runtime = Runtime(settings, tier, name, kinds)
+    intake = Intake(runtime.permits, queue_of(tier), runtime.send_back)
+    app.steps["consumer"].add(intake.step())
     on_loop_start(runtime.open)
     on_loop_stop(runtime.close)
     # weak=False: the closure has no other owner.

@@ -9,28 +9,32 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fanout import ChatRequest, ConfigError, Failure, Invalid, Kind, Reply, Task, Usage
 from fanout.failures import POLICIES
 from fanout_workers.model import ModelClient
-from fanout_workers.permits import Fenced, Permits
+from fanout_workers.permits import Fenced, Permits, Unneeded
 
 #: Efforts at which a model reasons too little for a lower one to help.
 _LEAST_EFFORT = ("none", "minimal", "low")
 
 
+#: Failures after which another endpoint is the better one to ask.
+_ELSEWHERE = frozenset({Kind.CONNECT, Kind.OVERLOAD, Kind.TIMEOUT, Kind.SERVER})
+
+
 class Stopping(Exception):
-    """The worker is shutting down: the item has to go back into the queue."""
+    """This worker shuts down or has no quota: the item has to go back into the queue."""
 
 
 class Unwanted(Exception):
     """The item's job has been cancelled."""
 
 
-async def _always() -> bool:
+def _always() -> bool:
     return True
 
 
@@ -44,8 +48,10 @@ class Effort:
         usage: tokens, those of failed tries included.
         permit_s: seconds spent waiting for permits.
         endpoint: name of the endpoint asked last.
+        avoid: name of the endpoint that failed last.
+        in_flight: requests at the servers.
         reply: the last reply.
-        wanted: whether the item still is; looked at before each request.
+        wanted: whether the item still is; asked with a permit in hand, so it must not wait.
     """
 
     attempts: int = 0
@@ -53,8 +59,14 @@ class Effort:
     usage: Usage = field(default_factory=Usage)
     permit_s: float = 0.0
     endpoint: str | None = None
+    avoid: str | None = None
+    in_flight: int = 0
     reply: Reply | None = None
-    wanted: Callable[[], Awaitable[bool]] = _always
+    wanted: Callable[[], bool] = _always
+
+    def is_fresh(self) -> bool:
+        """Whether nothing is lost when another worker runs the item."""
+        return not self.attempts and not self.in_flight
 
 
 class Asker:
@@ -87,7 +99,7 @@ class Asker:
 
         Raises:
             Failure: the last one, when its kind has no tries left.
-            Stopping: the worker shuts down while this is waiting.
+            Stopping: the worker shuts down, or loses its quota, while this is waiting.
             Unwanted: the item's job has been cancelled.
         """
         current, answered = request, None
@@ -127,6 +139,8 @@ class Asker:
     ) -> Any:
         try:
             reply = await self._send(request, effort, request_id)
+        except Unneeded:
+            raise Stopping from None
         except Fenced:
             raise Failure(Kind.CONNECT, "the worker lost its lease on the endpoint") from None
         except Failure as failure:
@@ -146,15 +160,30 @@ class Asker:
         return part
 
     async def _send(self, request: ChatRequest, effort: Effort, request_id: str) -> Reply:
-        async with self._permits.acquire() as permit:
+        waiting = self._permits.acquire(avoid=effort.avoid, fresh=effort.is_fresh)
+        async with waiting as permit:
             if self._stopping.is_set():  # what waited for a permit is not in flight yet
                 raise Stopping
-            if not await effort.wanted():
+            if not effort.wanted():
                 raise Unwanted
             effort.permit_s += permit.waited_s
-            effort.endpoint = permit.endpoint.name
+            effort.endpoint = name = permit.endpoint.name
             tried = f"{request_id}-{sum(effort.retried.values())}"
-            return await self._clients[permit.endpoint.name].complete(request, tried)
+            effort.in_flight += 1
+            try:
+                reply = await self._clients[name].complete(request, tried)
+            except Failure as failure:
+                permit.failed(failure)
+                effort.avoid = name if failure.kind in _ELSEWHERE else None
+                raise
+            finally:
+                effort.in_flight -= 1
+            permit.answered()
+        # Twice: the next request of each of a burst of replies is sent before the first of the
+        # replies is looked into, which takes the longer the more there are.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return reply
 
     async def pause(self, seconds: float) -> None:
         """Wait about that long, without a permit; raises `Stopping` when the worker shuts down."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -92,6 +93,7 @@ class ItemRunner:
         started = time.time()
         clock = time.monotonic()
         effort = Effort(wanted=partial(self._wanted, item))
+        watch = self._jobs.running(item.job) if item.job else nullcontext()
         task: Task | None = None
         result, error = Result(None), None
         try:
@@ -99,9 +101,10 @@ class ItemRunner:
                 task = self._jobs.task_for(kind, params)
             else:
                 task, _ = await self._jobs.task_of(item.job)
-            if not await effort.wanted():
+            if not effort.wanted():
                 raise Unwanted
-            result = await self._result_of(task, item.payload, effort, request_id)
+            with watch:
+                result = await self._result_of(task, item.payload, effort, request_id)
         except Failure as failure:
             error = ErrorInfo(
                 kind=failure.kind,
@@ -120,15 +123,8 @@ class ItemRunner:
             error = ErrorInfo(kind="task", message=f"task kind {kind}: {bug!r}")
         return self._record(item, task, effort, result, error, started, time.monotonic() - clock)
 
-    async def _wanted(self, item: Item) -> bool:
-        """Whether the item's job still runs, as of about a second ago."""
-        if item.job is None:
-            return True
-        try:
-            _, state = await self._jobs.task_of(item.job)
-        except Unavailable:  # Redis will tell when it is back; the item goes on meanwhile
-            return True
-        return state != "cancelled"
+    def _wanted(self, item: Item) -> bool:
+        return item.job is None or self._jobs.wanted(item.job)
 
     async def _result_of(
         self, task: Task, raw_payload: Any, effort: Effort, request_id: str

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from fanout import JobError, Task, UsageError
+from fanout import JobError, Task, Unavailable, UsageError
+from fanout.aio import ended
 from fanout.store import JobState, Store
 from fanout.wire import sha256_of
 
@@ -38,6 +42,45 @@ class Jobs:
         self._store = store
         self._kinds = kinds
         self._known: dict[str, _Known] = {}
+        self._running: Counter[str] = Counter()
+        self._watcher: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def running(self, job: str) -> Iterator[None]:
+        """Keep the state of a job up to date for as long as the block lasts."""
+        self._running[job] += 1
+        try:
+            yield
+        finally:
+            self._running[job] -= 1
+            if not self._running[job]:
+                del self._running[job]
+
+    def wanted(self, job: str) -> bool:
+        """Whether a `running` job has not been cancelled, as of about a second ago; at once."""
+        known = self._known.get(job)
+        return known is None or known.state != "cancelled"
+
+    def open(self) -> None:
+        """Begin to keep states up to date; not from an item, whose context would be kept."""
+        self._watcher = asyncio.create_task(self._watch(), name="job states")
+
+    async def aclose(self) -> None:
+        """Stop keeping states up to date."""
+        if self._watcher is not None:
+            await ended(self._watcher)
+
+    async def refresh(self) -> None:
+        """Look up the states of the jobs in work, where they are old."""
+        for job in tuple(self._running):
+            with suppress(JobError, UsageError, Unavailable):  # known as before, until it tells
+                await self.task_of(job)
+
+    async def _watch(self) -> None:
+        # Beside the items: one that has its permit must not wait for Redis.
+        while True:
+            await asyncio.sleep(_FRESH_S)
+            await self.refresh()
 
     async def task_of(self, job: str) -> tuple[Task, JobState]:
         """The job's task and state.

@@ -10,9 +10,14 @@ of all parts at or below N at every moment, whatever dies in between:
 - A process whose part has run out has fenced itself before: it gives no permit and aborts what it
   has in flight, because that still loads the server. Its clock starts before the call that renews
   is sent, so it is never late against Redis.
+- A process that was stopped in mid-request cannot do that: its connections stay open, and the
+  server goes on. Its part stays counted as a *ghost* until the server's own metrics show that
+  nothing is left of it, or until its longest request must have ended. A process that was killed
+  leaves nothing behind: its ghost goes with the first look. Servers without metrics have no
+  ghosts.
 
 Demand (in flight and waiting) is shared max-min fairly, so what one process does not need, another
-has within two calls.
+has within two calls; what cannot start anything demands nothing.
 """
 
 from __future__ import annotations
@@ -20,17 +25,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import time
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import redis.asyncio
 from redis.exceptions import RedisError
 
 from fanout import Endpoint, keys
 from fanout.aio import ended
-from fanout_workers.permits import Permits
+from fanout_workers.lease_script import RENEW
+from fanout_workers.permits import Load, Permits, boottime
 
 log = logging.getLogger(__name__)
 
@@ -41,66 +49,107 @@ EVERY_S = 1.0
 HUNGRY_S = 0.25
 #: Seconds before its end at which a process fences itself: the abort has to reach the server.
 MARGIN_S = 1.0
+#: Seconds over which a process says how few requests it had in flight, and for which a look at
+#: the server is of use.
+WINDOW_S = 3.0
+#: Seconds over which looks at a server are taken together: the one that saw most counts.
+_LOOKS_S = 0.6
+#: Seconds after which a process that could start requests, and does not, demands nothing.
+_IDLE_S = 3.0
+#: Seconds between two tries of a process without quota and without work to get a first permit.
+_CURIOUS_S = 2.0
+_CURIOUS_MAX_S = 30.0
+#: A ghost's longest life where no request has said how long it may take.
+_PATIENCE_S = 60.0
+#: Seconds between looks whether a server tells its load at all.
+_LEARN_S = 15.0
 
-# KEYS endpoint; ARGV holder, cap, in flight, demand, ttl in ms, N of the configuration, number of
-# the call. The fields are described in fanout.keys.
-# Returns N, the part recorded, and the part that the holder should come down or up to.
-_RENEW = """
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local me = 'l:' .. ARGV[1]
-local n = tonumber(redis.call('HGET', KEYS[1], 'n') or ARGV[6])
-local mine, others = tonumber(ARGV[4]), 0
-local demands = {mine}
-local all = redis.call('HGETALL', KEYS[1])
-for i = 1, #all, 2 do
-  if string.sub(all[i], 1, 2) == 'l:' then
-    local part, demand, expiry, call = string.match(all[i + 1], '(%d+) (%d+) (%d+) (%d+)')
-    if all[i] == me then
-      -- A call that was given up and arrives late must not shrink what a later one has granted.
-      if tonumber(call) > tonumber(ARGV[7]) then
-        return {n, part, part}
-      end
-    elseif tonumber(expiry) <= now then
-      redis.call('HDEL', KEYS[1], all[i])
-    else
-      others = others + tonumber(part)
-      demands[#demands + 1] = tonumber(demand)
-    end
-  end
-end
--- Max-min fair: the smallest demands are met in full, the rest is divided evenly. What nobody
--- demands is held in equal parts, so that a first request finds a permit.
-table.sort(demands)
-local left, target = n, 0
-for i = 1, #demands do
-  local given = math.min(demands[i], math.floor(left / (#demands - i + 1)))
-  if demands[i] == mine then
-    target = given
-  end
-  left = left - given
-end
-target = target + math.ceil(left / #demands)
-local part = math.max(tonumber(ARGV[2]), tonumber(ARGV[3]))
-part = math.max(part, math.min(target, n - others))
-redis.call('HSET', KEYS[1], me,
-  string.format('%d %d %d %d', part, mine, now + ARGV[5], ARGV[7]))
-return {n, part, target}
-"""
+
+class Look(Protocol):
+    """Tells what runs at a server; `fanout_workers.server_load`."""
+
+    known: bool
+
+    async def read(self) -> int | None:
+        """Requests that run or wait there; None if the server does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What Redis answered: N of the endpoint, the part recorded, and the part to aim at."""
+    """What Redis answered.
+
+    Attributes:
+        n: N of the endpoint.
+        part: the part recorded for this process.
+        target: the part to come down or up to.
+        look: whether this process shall look at what runs at the server.
+        now: Redis's time in ms.
+    """
 
     n: int
     part: int
     target: int
+    look: int = 0
+    now: int = 0
 
     @property
     def cap(self) -> int:
         """Requests that the process may have in flight from now on."""
         return min(self.part, self.target)
+
+
+@dataclass(slots=True)
+class _Lease:
+    """The lease on one endpoint, as its process keeps it."""
+
+    endpoint: Endpoint
+    load: Load
+    cap: int = 0
+    fence: asyncio.TimerHandle | None = None
+    #: (when, fewest in flight since the one before), for the last WINDOW_S; none had begun before.
+    lows: deque[tuple[float, int]] = field(default_factory=lambda: deque([(boottime(), 0)]))
+    #: (Redis's time before, own time after, load) of the last looks.
+    looks: deque[tuple[int, float, int]] = field(default_factory=deque)
+    looking: bool = False
+    learned_at: float = -math.inf
+    started: int = 0
+    started_at: float = field(default_factory=boottime)
+    curious_at: float = 0.0
+    curiosity_s: float = _CURIOUS_S
+
+    def low(self, now: float) -> int:
+        """The fewest in flight in the last WINDOW_S."""
+        self.lows.append((now, self.load.take_low()))
+        while self.lows[0][0] < now - WINDOW_S:
+            self.lows.popleft()
+        return min(low for _, low in self.lows)
+
+    def seen(self, now: float) -> tuple[int, int]:
+        """(load, Redis's time before) of the looks lately taken; (-1, 0) without enough of them."""
+        while self.looks and self.looks[0][1] < now - 2 * _LOOKS_S:
+            self.looks.popleft()
+        if len(self.looks) < 2 or now - self.looks[0][1] < _LOOKS_S / 2:
+            return -1, 0
+        return max(look[2] for look in self.looks), self.looks[0][0]
+
+    def demand(self, waiting: int, now: float) -> tuple[int, int]:
+        """(requests to lease permits for, whether to hold idle ones as well)."""
+        load = self.load
+        if load.started != self.started:
+            self.started, self.started_at, self.curiosity_s = load.started, now, _CURIOUS_S
+        if load.circuit.state != "closed":
+            return max(load.in_flight, int(load.circuit.state == "half-open")), 0
+        if waiting and load.in_flight < load.limit and now - self.started_at > _IDLE_S:
+            return load.in_flight, 0
+        if waiting:
+            # More than is here: what is fetched follows the quota, and both shall double.
+            return 2 * load.in_flight + waiting, 1
+        if not load.in_flight and not load.limit and now >= self.curious_at:
+            # Without quota nothing is fetched, so that nothing could show a demand.
+            self.curious_at = now + self.curiosity_s
+            self.curiosity_s = min(2 * self.curiosity_s, _CURIOUS_MAX_S)
+            return 1, 1
+        return load.in_flight, 1
 
 
 class Leases:
@@ -112,6 +161,8 @@ class Leases:
         permits: given the caps, and fenced when a lease runs out.
         endpoints: the tier's endpoints.
         holder: this process's name, unique among all that live.
+        looks: by endpoint name, what tells the load of its server.
+        patience: seconds that the longest request to an endpoint may take, by its name.
     """
 
     def __init__(
@@ -120,83 +171,124 @@ class Leases:
         permits: Permits,
         endpoints: tuple[Endpoint, ...],
         holder: str,
+        *,
+        looks: Mapping[str, Look] | None = None,
+        patience: Callable[[str], float] = lambda name: 0.0,
     ) -> None:
         self._client: Any = client
-        self._renew = client.register_script(_RENEW)
+        self._renew = client.register_script(RENEW)
         self._permits = permits
-        self._endpoints = endpoints
+        self._leases = [_Lease(e, permits.load(e.name)) for e in endpoints]
         self._holder = holder
-        self._caps = dict.fromkeys((endpoint.name for endpoint in endpoints), 0)
-        self._fences: dict[str, asyncio.TimerHandle] = {}
+        self._looks = looks or {}
+        self._patience = patience
         self._calls = itertools.count(1)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         """Take the first parts, and go on renewing them in the background."""
-        for endpoint in self._endpoints:
-            self._permits.set_limit(endpoint.name, 0)
-            await self._call(endpoint)
-            task = asyncio.create_task(self._keep(endpoint), name=f"lease {endpoint.name}")
-            self._tasks.append(task)
+        for lease in self._leases:
+            name = lease.endpoint.name
+            self._permits.set_limit(name, 0)
+            await self._learn(lease)
+            await self._call(lease)
+            self._tasks.append(asyncio.create_task(self._keep(lease), name=f"lease {name}"))
 
     async def close(self) -> None:
         """Give the parts back at once; nothing may be in flight any more."""
         await asyncio.gather(*map(ended, self._tasks))
-        for fence in self._fences.values():
-            fence.cancel()
-        for endpoint in self._endpoints:
-            self._permits.set_limit(endpoint.name, 0)
+        for lease in self._leases:
+            if lease.fence is not None:
+                lease.fence.cancel()
+            name = lease.endpoint.name
+            self._permits.set_limit(name, 0)
             try:
-                await self._client.hdel(keys.endpoint(endpoint.name), f"{keys.LEASE}{self._holder}")
+                await self._client.hdel(keys.endpoint(name), f"{keys.LEASE}{self._holder}")
             except (RedisError, OSError) as error:
-                log.warning("the lease of endpoint %s is left to run out: %s", endpoint.name, error)
+                log.warning("the lease of endpoint %s is left to run out: %s", name, error)
 
-    async def _keep(self, endpoint: Endpoint) -> None:
-        while True:
-            await asyncio.sleep(HUNGRY_S)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(EVERY_S - HUNGRY_S):
-                    await self._permits.hungry.wait()
-            self._permits.hungry.clear()
-            await self._call(endpoint)
+    async def _keep(self, lease: _Lease) -> None:
+        hungry = lease.load.hungry
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await asyncio.sleep(HUNGRY_S)
+                if not lease.looking:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(EVERY_S - HUNGRY_S):
+                            await hungry.wait()
+                hungry.clear()
+                grant = await self._call(lease)
+                if grant and grant.look and not lease.looking:
+                    lease.looking = True
+                    # Beside the renewals, which must not wait for a server.
+                    group.create_task(self._look(lease, grant.now))
+                elif boottime() - lease.learned_at > _LEARN_S:
+                    lease.learned_at = boottime()
+                    group.create_task(self._learn(lease))
 
-    async def _call(self, endpoint: Endpoint) -> None:
-        name = endpoint.name
-        began = time.monotonic()
+    async def _call(self, lease: _Lease) -> Grant | None:
+        name, load = lease.endpoint.name, lease.load
+        began = boottime()
+        if lease.cap and began >= load.valid_until:
+            self._fence(lease)  # the process was stopped: its timers come after this
         # The cap in force, read before what is in flight: what starts during the call is in it.
-        cap = self._caps[name]
-        in_flight = self._permits.in_flight()[name]
+        cap = lease.cap
+        demand, spare = lease.demand(self._permits.waiting, began)
+        in_flight, low = load.in_flight, lease.low(began)
+        look = self._looks.get(name)
+        grace = max(self._patience(name), _PATIENCE_S) if look is not None and look.known else 0
+        figures = [
+            *(cap, in_flight, demand, spare, low, next(self._calls), lease.endpoint.concurrency),
+            *(round(seconds * 1000) for seconds in (TTL_S, MARGIN_S, WINDOW_S, grace)),
+            *lease.seen(began),
+        ]
         try:
             async with asyncio.timeout(EVERY_S * 3):
                 answer = await self._renew(
-                    keys=[keys.endpoint(name)],
-                    args=[
-                        self._holder,
-                        cap,
-                        in_flight,
-                        in_flight + self._permits.waiting,
-                        round(TTL_S * 1000),
-                        endpoint.concurrency,
-                        next(self._calls),
-                    ],
+                    keys=[keys.endpoint(name)], args=[self._holder, *figures]
                 )
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             log.warning("the lease of endpoint %s is not renewed: %r", name, error)
-            return
-        if time.monotonic() >= began + TTL_S - MARGIN_S:
-            return  # the answer is older than the lease that it grants
-        self._take(name, Grant(*map(int, answer)), began)
+            return None
+        grant = Grant(*map(int, answer))
+        # An answer older than the lease that it grants is worth nothing.
+        if boottime() < began + TTL_S - MARGIN_S:
+            self._take(lease, grant, began)
+        return grant
 
-    def _take(self, name: str, grant: Grant, began: float) -> None:
-        self._caps[name] = grant.cap
-        self._permits.set_limit(name, grant.cap)
-        if name in self._fences:
-            self._fences[name].cancel()
+    def _take(self, lease: _Lease, grant: Grant, began: float) -> None:
+        lease.cap = grant.cap
+        ends = began + TTL_S - MARGIN_S
+        self._permits.set_limit(lease.endpoint.name, grant.cap, ends)
+        if lease.fence is not None:
+            lease.fence.cancel()
         loop = asyncio.get_running_loop()
-        left = began + TTL_S - MARGIN_S - time.monotonic()
-        self._fences[name] = loop.call_later(left, self._fence, name)
+        lease.fence = loop.call_later(ends - boottime(), self._fence, lease)
 
-    def _fence(self, name: str) -> None:
+    def _fence(self, lease: _Lease) -> None:
+        name = lease.endpoint.name
         log.error("the lease of endpoint %s ran out: its requests are aborted", name)
-        self._caps[name] = 0
+        lease.cap = 0
         self._permits.fence(name)
+
+    async def _look(self, lease: _Lease, before: int) -> None:
+        """Look once; `before` is Redis's time, and no later than the look."""
+        try:
+            load = await self._read(lease)
+            if load is not None:
+                lease.looks.append((before, boottime(), load))
+        finally:
+            lease.looking = False
+
+    async def _learn(self, lease: _Lease) -> None:
+        """Find out whether the server tells its load."""
+        await self._read(lease)
+        lease.learned_at = boottime()
+
+    async def _read(self, lease: _Lease) -> int | None:
+        look = self._looks.get(lease.endpoint.name)
+        try:
+            return None if look is None else await look.read()
+        except Exception:  # a look is worth less than the renewals beside it
+            log.exception("looking at endpoint %s failed", lease.endpoint.name)
+            return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,12 +27,15 @@ from fanout_workers.jobs import Jobs
 from fanout_workers.leases import Leases
 from fanout_workers.model import ModelClient, open_transport
 from fanout_workers.permits import Permits
+from fanout_workers.server_load import ServerLoad
 
 log = logging.getLogger(__name__)
 
 #: How often a worker says that it lives, and how long that holds, in seconds.
 _REPORT_EVERY_S = 2.0
 _REPORT_TTL_S = 10.0
+#: Seconds between two looks at the endpoints while one of them is not well.
+_UNWELL_S = 0.5
 
 
 class Runtime:
@@ -51,7 +55,8 @@ class Runtime:
         self._tier = tier
         self._name = name
         self._kinds = kinds
-        self._permits = Permits(settings.endpoints_of(tier))
+        #: What is in flight; its figures may be read from other threads.
+        self.permits = Permits(settings.endpoints_of(tier))
         self._stopping = asyncio.Event()
         self._store: Store | None = None
         self._transport: httpx.AsyncBaseTransport | None = None
@@ -61,6 +66,7 @@ class Runtime:
         self._problems: dict[str, str] = {}
         self._lease_client: redis.asyncio.Redis | None = None
         self._leases: Leases | None = None
+        self._jobs: Jobs | None = None
 
     @property
     def runner(self) -> ItemRunner:
@@ -82,25 +88,26 @@ class Runtime:
             socket_connect_timeout=2.0,
             socket_timeout=2.0,
         )
+        endpoints = self._settings.endpoints_of(self._tier)
+        clients = {one.name: ModelClient(one, self._transport) for one in endpoints}
+        health = Health(
+            clients, {load.endpoint.name: load.circuit for load in self.permits.loads()}
+        )
+        self._note_problems(await health.problems(first=True))
         self._leases = Leases(
             self._lease_client,
-            self._permits,
-            self._settings.endpoints_of(self._tier),
+            self.permits,
+            endpoints,
             f"{self._name}/{uuid.uuid4().hex[:8]}",
+            looks={one.name: ServerLoad(one, self._transport) for one in endpoints},
+            patience=lambda name: clients[name].longest_s,
         )
         await self._leases.open()
-        clients = {
-            endpoint.name: ModelClient(endpoint, self._transport)
-            for endpoint in self._settings.endpoints_of(self._tier)
-        }
+        self._jobs = Jobs(self._store, self._kinds)
+        self._jobs.open()
         self._runner = ItemRunner(
-            self._tier,
-            self._store,
-            Jobs(self._store, self._kinds),
-            Asker(self._permits, clients, self._stopping),
+            self._tier, self._store, self._jobs, Asker(self.permits, clients, self._stopping)
         )
-        health = Health(clients)
-        self._note_problems(await health.problems())
         self._reporter = asyncio.create_task(
             self._report(self._store, health), name="worker report"
         )
@@ -109,6 +116,8 @@ class Runtime:
         """Say goodbye and let go of all connections."""
         if self._reporter is not None:
             await ended(self._reporter)
+        if self._jobs is not None:
+            await self._jobs.aclose()
         if self._leases is not None and self._lease_client is not None:
             await self._leases.close()
             await self._lease_client.aclose()
@@ -124,23 +133,32 @@ class Runtime:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stopping.set)
 
+    def send_back(self) -> None:
+        """Give what has not started back to the queue; callable from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.permits.send_back)
+
     def _info(self) -> WorkerInfo:
         return WorkerInfo(
             name=self._name,
             tier=self._tier,
-            in_flight=self._permits.in_flight(),
-            capacity=self._permits.limits(),
+            in_flight=self.permits.in_flight(),
+            capacity=self.permits.limits(),
             kinds=tuple(self._kinds),
             problems=self._problems,
+            circuits={load.endpoint.name: load.circuit.state for load in self.permits.loads()},
         )
 
     async def _report(self, store: Store, health: Health) -> None:
+        due = 0.0
         while True:
-            try:
-                await store.report_worker(self._info(), _REPORT_TTL_S)
-            except Unavailable as error:
-                log.warning("%s", error)
-            await asyncio.sleep(_REPORT_EVERY_S)
+            if time.monotonic() >= due:
+                due = time.monotonic() + _REPORT_EVERY_S
+                try:
+                    await store.report_worker(self._info(), _REPORT_TTL_S)
+                except Unavailable as error:
+                    log.warning("%s", error)
+            await asyncio.sleep(_UNWELL_S if self._problems else _REPORT_EVERY_S)
             self._note_problems(await health.problems())
 
     def _note_problems(self, problems: dict[str, str]) -> None:

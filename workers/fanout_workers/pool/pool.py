@@ -117,6 +117,11 @@ class AsyncPool(BasePool):
         """Take `n` slots away, but not the last; what runs goes on."""
         self.limit = max(1, self.limit - n)
 
+    @property
+    def num_held(self) -> int:
+        """Tasks taken from Celery and not settled yet."""
+        return len(self._running) + len(self._waiting)
+
     def terminate_job(self, pid: int, signal: Any = None) -> None:
         """Nothing: all jobs share a pid. Celery calls `Job.terminate` next."""
 
