@@ -37,6 +37,7 @@ class Probe:
         other: the N to try.
         least: the smallest ln(X other / X base) at which `other` is kept.
         known: what earlier probes of the same two gave, as ln(X other / X base).
+        patient: whether there is time to let each turn settle for half of D.
         turns: at the other N, at most.
     """
 
@@ -44,6 +45,7 @@ class Probe:
     other: int
     least: float
     known: Sequence[float] = ()
+    patient: bool = False
     turns: int = _TURNS
     points: list[Point] = field(default_factory=list)
     deltas: list[float] = field(default_factory=list)
@@ -62,6 +64,8 @@ class Probe:
             # The prompts of what is added are taken in first: the cost of the step, not of the N.
             # Completions lag behind by one D.
             settle, measure = (0.15 * d, 0.4 * d) if direct else (0.8 * d, 0.7 * d)
+            if self.patient and direct:
+                settle, measure = 0.5 * d, 0.5 * d
             if not self.points and direct:
                 settle = 0.0
             self._leg = Leg(self.n, settle, max(4 * poll, measure))

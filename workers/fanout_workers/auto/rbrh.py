@@ -70,6 +70,7 @@ class Controller:
         self._points: list[Point] = []
         self._tops: list[int] = []
         self._turns: dict[tuple[int, int], list[tuple[float, float]]] = {}
+        self._most: int | None = None
         self._levels = Levels()
         self._changed_at = -math.inf
         self._kv_bound = False
@@ -168,6 +169,9 @@ class Controller:
         return True, "the server refuses work"
 
     def _timed_out(self, sample: Sample) -> bool:
+        if self._draining:  # they were sent before N came down
+            self._served_at = sample.at
+            return False
         since = max(self._served_at, sample.at - max(60.0, self._window.duration_s))
         lately = [s for s in self._window.last(sample.at - since)]
         timeouts, completed = sum(s.timeouts for s in lately), sum(s.completed for s in lately)
@@ -178,8 +182,9 @@ class Controller:
         self._levels.clear()
         self._turns.clear()
         self._cliff = self.n, sample.at
+        held = self.n
         self._set(math.ceil(self.n / 2))
-        self._start_ramp()
+        self._start_ramp(most=held)
         return True, reason
 
     def _come_down(self, braked: Braked, sample: Sample) -> tuple[bool, str]:
@@ -196,9 +201,9 @@ class Controller:
 
     # --- ramp
 
-    def _start_ramp(self, near: bool = False, points: Sequence[Point] = ()) -> None:
+    def _start_ramp(self, near: bool = False, points: Sequence[Point] = (), most: int | None = None) -> None:
         self.phase, self._ramp, self._probe, self._level = "ramp", None, None, None
-        self._near, self._points = near, list(points)
+        self._near, self._points, self._most = near, list(points), most
         self._brake.clear()
 
     def _ramp_on(self, sample: Sample) -> tuple[bool, str]:
@@ -208,7 +213,10 @@ class Controller:
             )
         if self._brake.pressed:
             return False, "requests queue in the server"
-        step = self._ramp.feed(sample, self._window, self._limit(sample))
+        limit = self._limit(sample)
+        # What fell at that N was the server's or the work's doing: beyond it lies no known gain.
+        limit = limit if self._most is None else min(limit, self._most)
+        step = self._ramp.feed(sample, self._window, limit)
         if step is None:
             return False, "measuring"
         if not self._direct and (points := self._ramp.points):
@@ -217,10 +225,11 @@ class Controller:
                 self._window.duration_s,
             )  # fmt: skip
         self._set(step.n)
-        if step.end == "limit":
-            if self._kv_bound:
-                self.regime = "kv"
+        if step.end == "limit" and self._kv_bound:
+            self.regime = "kv"
             self._start_holding(sample.at)
+        elif step.end == "limit":
+            self._start_refining()
         elif step.end == "flat":
             self._tops.append(max(p.n for p in self._ramp.points))
             self._start_refining()
@@ -284,13 +293,16 @@ class Controller:
             other = max(self.n + 1, round(self.n * factor))
             if other > self._limit(sample):
                 return False
-            self._probe = Probe(self.n, other, GAIN, self._known(sample, self.n, other, 1))
+            self._probe = Probe(
+                self.n, other, GAIN, self._known(sample, self.n, other, 1), self.phase == "hold"
+            )
         else:
             other = min(self.n - 1, round(self.n / factor))
             if other < self._bounds.least or other < 1:
                 return False
             self._probe = Probe(
-                self.n, other, -LOSS - self._given, self._known(sample, other, self.n, -1)
+                self.n, other, -LOSS - self._given, self._known(sample, other, self.n, -1),
+                self.phase == "hold",
             )
         return True
 
