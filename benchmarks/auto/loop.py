@@ -153,7 +153,9 @@ class Loop:
         prompt = round(load.prompt_tokens * factor * self._random.uniform(0.8, 1.2))
         return Work(str(self._numbers), prompt, length)
 
-    def run(self, marks: list[float], watch: Callable[[float, Policy], None] | None = None) -> Outcome:
+    def run(
+        self, marks: list[float], watch: Callable[[float, Policy], None] | None = None
+    ) -> Outcome:
         """Run until the last of the times in `marks`; tokens are noted at each."""
         outcome = Outcome()
         now, poll_at, ends = 0.0, 0.0, iter(sorted(marks))

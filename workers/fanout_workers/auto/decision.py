@@ -39,8 +39,10 @@ class Remembered:
         n: the N that was held.
         cliff: the smallest N known to be too large; None if none is.
         mean_tokens: mean tokens of a reply.
+        phase: what the controller was doing.
     """
 
     n: int
     cliff: int | None = None
     mean_tokens: float | None = None
+    phase: Phase = "hold"

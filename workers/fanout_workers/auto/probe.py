@@ -1,4 +1,4 @@
-"""A probe: the present N against another one, in turns, so that drift falls out of the difference."""
+"""A probe: the present N against another one, in turns, so that drift falls out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GAIN, LOSS = 0.02, 0.015
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How the probe ended: whether the other N is to be kept, and what it gave (ln of the ratio)."""
+    """How the probe ended: whether to keep the other N, and what it gave as ln of the ratio."""
 
     accepted: bool
     delta: float

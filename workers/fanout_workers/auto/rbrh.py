@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from fanout_workers.auto.brake import Brake, Braked, Regime
 from fanout_workers.auto.decision import Decision, Phase, Remembered
+from fanout_workers.auto.leg import Point
 from fanout_workers.auto.levels import Levels
 from fanout_workers.auto.observe import Observation, Sample, Window, mean, throughput
-from fanout_workers.auto.leg import Point
 from fanout_workers.auto.probe import GAIN, LOSS, Probe, Verdict
 from fanout_workers.auto.ramp import Ramp
 
@@ -42,12 +42,15 @@ class Controller:
     Args:
         bounds: where to start, and what not to leave.
         remembered: of an earlier run of the same work; then it starts at .7 of what was held.
+        running: N that another controller holds at this moment: this one goes on from there.
     """
 
-    def __init__(self, bounds: Bounds, remembered: Remembered | None = None) -> None:
+    def __init__(
+        self, bounds: Bounds, remembered: Remembered | None = None, running: int | None = None
+    ) -> None:
         self._bounds = bounds
         start = bounds.start if remembered is None else round(0.7 * remembered.n)
-        self.n = self._within(start)
+        self.n = self._within(start if running is None else running)
         self.phase: Phase = "ramp"
         self.regime: Regime | None = None
         self._window = Window()
@@ -75,6 +78,8 @@ class Controller:
         self._changed_at = -math.inf
         self._kv_bound = False
         self._direct: bool | None = None
+        if running is not None and remembered is not None and remembered.phase != "ramp":
+            self._start_refining()
 
     @property
     def memory(self) -> Remembered:
@@ -83,6 +88,7 @@ class Controller:
             self._probe.base if self._probe else self.n,
             self._cliff[0] if self._cliff else None,
             self._window.mean_tokens,
+            self.phase,
         )
 
     def observe(self, seen: Observation) -> Decision:
@@ -173,7 +179,7 @@ class Controller:
             self._served_at = sample.at
             return False
         since = max(self._served_at, sample.at - max(60.0, self._window.duration_s))
-        lately = [s for s in self._window.last(sample.at - since)]
+        lately = self._window.last(sample.at - since)
         timeouts, completed = sum(s.timeouts for s in lately), sum(s.completed for s in lately)
         return timeouts >= 3 and timeouts > _TIMEOUTS * (timeouts + completed)
 
@@ -201,7 +207,9 @@ class Controller:
 
     # --- ramp
 
-    def _start_ramp(self, near: bool = False, points: Sequence[Point] = (), most: int | None = None) -> None:
+    def _start_ramp(
+        self, near: bool = False, points: Sequence[Point] = (), most: int | None = None
+    ) -> None:
         self.phase, self._ramp, self._probe, self._level = "ramp", None, None, None
         self._near, self._points, self._most = near, list(points), most
         self._brake.clear()
@@ -301,7 +309,10 @@ class Controller:
             if other < self._bounds.least or other < 1:
                 return False
             self._probe = Probe(
-                self.n, other, -LOSS - self._given, self._known(sample, other, self.n, -1),
+                self.n,
+                other,
+                -LOSS - self._given,
+                self._known(sample, other, self.n, -1),
                 self.phase == "hold",
             )
         return True

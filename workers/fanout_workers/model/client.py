@@ -67,6 +67,8 @@ class ModelClient:
             self._headers["authorization"] = f"Bearer {key}"
         self._model = endpoint.model
         self._resolving = asyncio.Lock()
+        #: Seconds that the longest request so far was given.
+        self.longest_s = 0.0
 
     async def complete(
         self, request: ChatRequest, request_id: str | None = None, meter: Meter | None = None
@@ -85,6 +87,7 @@ class ModelClient:
         timeout = derive(
             request.max_tokens, self.endpoint.min_tokens_per_s, self.endpoint.timeout_s
         )
+        self.longest_s = max(self.longest_s, timeout.seconds)
         body = body_of(request, self.endpoint, await self._model_name())
         headers = {**self._headers, "x-request-id": request_id} if request_id else self._headers
         try:
