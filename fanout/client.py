@@ -166,7 +166,7 @@ class Fanout:
     def _window(self, tier: str) -> int:
         if self.settings.window:
             return self.settings.window
-        capacity = sum(endpoint.concurrency for endpoint in self.settings.endpoints_of(tier))
+        capacity = sum(endpoint.largest_n for endpoint in self.settings.endpoints_of(tier))
         return max(1024, 4 * capacity)
 
 

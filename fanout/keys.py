@@ -43,6 +43,26 @@ AUDITOR = "a"
 SAMPLE = "s"
 
 
+def leader(name: str) -> str:
+    """String with a time to live: the worker process that controls the endpoint's N."""
+    return f"{endpoint(name)}:leader"
+
+
+def seen(name: str) -> str:
+    """Hash: what each worker process has sent to the endpoint and got back, as JSON."""
+    return f"{endpoint(name)}:seen"
+
+
+def decisions(name: str) -> str:
+    """Stream: the controller's last decisions."""
+    return f"{endpoint(name)}:decisions"
+
+
+def memory(name: str) -> str:
+    """Hash: what the controller has found, by kind of work, as JSON."""
+    return f"{endpoint(name)}:memory"
+
+
 def endpoint(name: str) -> str:
     """Hash: N if it was set at run time, and the lease of each worker process."""
     return f"{PREFIX}:endpoint:{{{name}}}"

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveFloat,
@@ -51,6 +52,22 @@ def _is_name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_is_name)]
 
 
+def _is_concurrency(value: Any) -> Any:
+    # In one place: a union would answer with the complaints of each of its members.
+    if value == "auto":
+        return value
+    try:
+        number = int(value) if isinstance(value, str) else value
+    except ValueError:
+        number = None
+    if type(number) is not int or number < 1:
+        raise ValueError(f'{value!r} is neither a number from 1 up nor "auto"')
+    return number
+
+
+Concurrency = Annotated[int | Literal["auto"], BeforeValidator(_is_concurrency)]
+
+
 class Endpoint(BaseModel):
     """One model server.
 
@@ -59,7 +76,9 @@ class Endpoint(BaseModel):
         url: base URL of its OpenAI-compatible API; `/v1` is added where it is missing.
         model: model to ask for; empty = the only one that the server serves.
         tier: the group of endpoints that share a queue.
-        concurrency: N, requests in flight at this server.
+        concurrency: N, requests in flight at this server; "auto" = the workers find and hold it.
+        start_concurrency: N that "auto" begins with.
+        max_concurrency: N that "auto" does not exceed.
         api_key: sent as a bearer token; `api_key_file` names a file that holds it.
         reasoning_effort: sent with each request unless the task sets its own.
         timeout_s: seconds to wait for one reply; derived from the work when not set.
@@ -74,7 +93,9 @@ class Endpoint(BaseModel):
     url: str
     model: str | None = None
     tier: Name = "default"
-    concurrency: PositiveInt = 64
+    concurrency: Concurrency = 64
+    start_concurrency: PositiveInt = 16
+    max_concurrency: PositiveInt = 1024
     api_key: SecretStr | None = None
     api_key_file: Path | None = None
     reasoning_effort: Effort | None = None
@@ -100,6 +121,25 @@ class Endpoint(BaseModel):
         if not path.endswith("/v1"):
             path += "/v1"
         return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Endpoint:
+        if self.start_concurrency > self.max_concurrency:
+            raise ValueError(
+                f"start_concurrency = {self.start_concurrency} is above "
+                f"max_concurrency = {self.max_concurrency}"
+            )
+        return self
+
+    @property
+    def first_n(self) -> int:
+        """N as long as nobody has said otherwise in Redis."""
+        return self.start_concurrency if self.concurrency == "auto" else self.concurrency
+
+    @property
+    def largest_n(self) -> int:
+        """The largest N that the configuration can lead to."""
+        return self.max_concurrency if self.concurrency == "auto" else self.concurrency
 
     @property
     def root(self) -> str:
@@ -155,6 +195,8 @@ class Settings(BaseSettings):
         endpoint: the model servers, by name.
         window: items submitted and not yet written by the client, at most; None = 4 x N of the
             tier, at least 1,024.
+        auto_poll_s: seconds between two looks of the controller of "auto"; shorter only where time
+            goes faster, at the simulator.
         flower: address of a running Flower, as `fanout up` leaves it.
     """
 
@@ -168,6 +210,7 @@ class Settings(BaseSettings):
     redis: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     endpoint: dict[str, Endpoint] = Field(default_factory=dict)
     window: PositiveInt | None = None
+    auto_poll_s: PositiveFloat = 5.0
     flower: str | None = None
 
     @field_validator("redis")

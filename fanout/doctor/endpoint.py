@@ -150,7 +150,7 @@ class EndpointCheck:
             props = await self._json("GET", f"{self._endpoint.root}/props")
         except _Broken:
             return meta.get("n_ctx_train")
-        slots, wanted = props.get("total_slots"), self._endpoint.concurrency
+        slots, wanted = props.get("total_slots"), self._endpoint.first_n
         if isinstance(slots, int) and slots < wanted:
             text = f"the server runs {slots} requests at once: at N = {wanted} the rest queue in it"
             self._add("concurrency", "warn", text)

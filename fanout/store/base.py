@@ -102,6 +102,29 @@ class EndpointInfo:
     ghosts: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision of the controller that holds an endpoint's N.
+
+    Attributes:
+        at: Unix time in seconds.
+        n: N from then on.
+        before: N until then.
+        phase: what the controller was doing: ramp, refine or hold.
+        reason: why, in a few words.
+        inputs: the figures that it rests on, by name.
+        by: the worker process that decided.
+    """
+
+    at: float
+    n: int
+    before: int
+    phase: str
+    reason: str
+    inputs: dict[str, float] = field(default_factory=dict)
+    by: str = ""
+
+
 class Store(Protocol):
     """Jobs, their ledger and their records. Every method raises `Unavailable` if it is away."""
 
@@ -168,6 +191,15 @@ class Store(Protocol):
 
     async def set_concurrency(self, name: str, concurrency: int | None) -> None:
         """Change an endpoint's N while workers run; None goes back to the configuration's."""
+
+    async def steer(self, name: str, decided: Decided) -> None:
+        """Set the N that the controller wants, and keep the decision among the last few hundred."""
+
+    async def decisions(self, name: str, limit: int = 20) -> Sequence[Decided]:
+        """The last decisions on the endpoint's N, newest first."""
+
+    async def unsteer(self, name: str) -> None:
+        """Forget the controller's N: the endpoint has one in its configuration."""
 
     async def aclose(self) -> None:
         """Let go of connections."""

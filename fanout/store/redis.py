@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from fanout import keys
 from fanout.errors import JobError, Unavailable
 from fanout.queue import message_of, queue_of
-from fanout.store.base import Batch, Counts, EndpointInfo, JobInfo, JobState, WorkerInfo
+from fanout.store.base import Batch, Counts, Decided, EndpointInfo, JobInfo, JobState, WorkerInfo
 from fanout.store.settling import Ending, Settling
 from fanout.wire import Item, JobSpec, Record
 
@@ -94,6 +94,9 @@ for i = 3, #ARGV do
 end
 return 1
 """
+
+#: Decisions of the controller that are kept for each endpoint.
+_DECISIONS = 500
 
 _COUNTS = ("submitted", "ok", "invalid", "failed", "skipped", "cancelled")
 
@@ -336,6 +339,25 @@ class RedisStore:
                 await self._redis.hdel(keys.endpoint(name), keys.CONCURRENCY)
             else:
                 await self._redis.hset(keys.endpoint(name), keys.CONCURRENCY, concurrency)
+
+    async def steer(self, name: str, decided: Decided) -> None:
+        with self._answering():
+            async with self._redis.pipeline(transaction=True) as both:
+                both.hset(keys.endpoint(name), keys.AUTO, decided.n)
+                both.xadd(
+                    keys.decisions(name), {"d": orjson.dumps(decided)}, maxlen=_DECISIONS,
+                    approximate=False,
+                )  # fmt: skip
+                await both.execute()
+
+    async def decisions(self, name: str, limit: int = 20) -> Sequence[Decided]:
+        with self._answering():
+            found = await self._redis.xrevrange(keys.decisions(name), count=limit)
+        return [Decided(**orjson.loads(fields[b"d"])) for _, fields in found]
+
+    async def unsteer(self, name: str) -> None:
+        with self._answering():
+            await self._redis.hdel(keys.endpoint(name), keys.AUTO)
 
     async def aclose(self) -> None:
         await self._redis.aclose()

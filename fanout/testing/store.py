@@ -7,9 +7,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from fanout.errors import JobError
-from fanout.store.base import Batch, Counts, EndpointInfo, JobInfo, JobState, WorkerInfo
+from fanout.store.base import Batch, Counts, Decided, EndpointInfo, JobInfo, JobState, WorkerInfo
 from fanout.wire import Item, JobSpec, Record
 
 
@@ -43,6 +44,8 @@ class MemoryStore:
         self._queues: dict[str, deque[Item]] = {}
         self._workers: dict[str, tuple[WorkerInfo, float]] = {}
         self._concurrency: dict[str, int] = {}
+        self._auto: dict[str, int] = {}
+        self._decisions: dict[str, deque[Decided]] = {}
         self._appended = asyncio.Condition()
 
     def take(self, tier: str) -> Item | None:
@@ -147,13 +150,23 @@ class MemoryStore:
         return len(self._queues.get(tier, ()))
 
     async def endpoint(self, name: str) -> EndpointInfo:
-        return EndpointInfo(self._concurrency.get(name))
+        return EndpointInfo(self._concurrency.get(name), auto=self._auto.get(name))
 
     async def set_concurrency(self, name: str, concurrency: int | None) -> None:
         if concurrency is None:
             self._concurrency.pop(name, None)
         else:
             self._concurrency[name] = concurrency
+
+    async def steer(self, name: str, decided: Decided) -> None:
+        self._auto[name] = decided.n
+        self._decisions.setdefault(name, deque(maxlen=500)).appendleft(decided)
+
+    async def decisions(self, name: str, limit: int = 20) -> Sequence[Decided]:
+        return list(islice(self._decisions.get(name, ()), limit))
+
+    async def unsteer(self, name: str) -> None:
+        self._auto.pop(name, None)
 
     async def aclose(self) -> None:
         """Keep everything: a client that connects to this store again finds its jobs."""

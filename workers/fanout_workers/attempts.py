@@ -17,6 +17,7 @@ from fanout import ChatRequest, ConfigError, Failure, Invalid, Kind, Reply, Task
 from fanout.failures import POLICIES
 from fanout_workers.model import ModelClient
 from fanout_workers.permits import Fenced, Permits, Unneeded
+from fanout_workers.tally import Tally
 
 #: Efforts at which a model reasons too little for a lower one to help.
 _LEAST_EFFORT = ("none", "minimal", "low")
@@ -76,12 +77,18 @@ class Asker:
         permits: bounds what is in flight.
         clients: the model clients, by endpoint name.
         stopping: set when the worker begins to shut down.
+        tallies: count what is sent and comes back, by endpoint name.
     """
 
     def __init__(
-        self, permits: Permits, clients: Mapping[str, ModelClient], stopping: asyncio.Event
+        self,
+        permits: Permits,
+        clients: Mapping[str, ModelClient],
+        stopping: asyncio.Event,
+        tallies: Mapping[str, Tally] | None = None,
     ) -> None:
         self._permits = permits
+        self._tallies = tallies or {name: Tally(False) for name in clients}
         self._clients = clients
         self._stopping = stopping
 
@@ -138,7 +145,7 @@ class Asker:
         self, task: Task, request: ChatRequest, payload: Any, effort: Effort, request_id: str
     ) -> Any:
         try:
-            reply = await self._send(request, effort, request_id)
+            reply = await self._send(request, effort, request_id, task.name)
         except Unneeded:
             raise Stopping from None
         except Fenced:
@@ -159,7 +166,9 @@ class Asker:
         effort.usage += reply.usage
         return part
 
-    async def _send(self, request: ChatRequest, effort: Effort, request_id: str) -> Reply:
+    async def _send(
+        self, request: ChatRequest, effort: Effort, request_id: str, kind: str
+    ) -> Reply:
         waiting = self._permits.acquire(avoid=effort.avoid, fresh=effort.is_fresh)
         async with waiting as permit:
             if self._stopping.is_set():  # what waited for a permit is not in flight yet
@@ -170,15 +179,19 @@ class Asker:
             effort.endpoint = name = permit.endpoint.name
             tried = f"{request_id}-{sum(effort.retried.values())}"
             effort.in_flight += 1
+            flight = self._tallies[name].start(kind)
             try:
-                reply = await self._clients[name].complete(request, tried)
+                reply = await self._clients[name].complete(request, tried, flight.meter)
             except Failure as failure:
                 permit.failed(failure)
+                flight.failed(failure)
                 effort.avoid = name if failure.kind in _ELSEWHERE else None
                 raise
             finally:
                 effort.in_flight -= 1
+                flight.close()
             permit.answered()
+            flight.answered(reply)
         # Twice: the next request of each of a burst of replies is sent before the first of the
         # replies is looked into, which takes the longer the more there are.
         await asyncio.sleep(0)

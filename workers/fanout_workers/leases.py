@@ -238,7 +238,7 @@ class Leases:
         look = self._looks.get(name)
         grace = max(self._patience(name), _PATIENCE_S) if look is not None and look.known else 0
         figures = [
-            *(cap, in_flight, demand, spare, low, next(self._calls), lease.endpoint.concurrency),
+            *(cap, in_flight, demand, spare, low, next(self._calls), lease.endpoint.first_n),
             *(round(seconds * 1000) for seconds in (TTL_S, MARGIN_S, WINDOW_S, grace)),
             *lease.seen(began),
         ]

@@ -128,7 +128,7 @@ class Permits:
         self, endpoints: Sequence[Endpoint], clock: Callable[[], float] = boottime
     ) -> None:
         self._clock = clock
-        self._loads = {e.name: Load(e, Circuit(e.name, clock), e.concurrency) for e in endpoints}
+        self._loads = {e.name: Load(e, Circuit(e.name, clock), e.first_n) for e in endpoints}
         for load in self._loads.values():
             load.circuit.on_change = self._on_circuit
         self._waiting: deque[_Turn] = deque()

@@ -24,10 +24,12 @@ from fanout_workers.attempts import Asker
 from fanout_workers.health import Health
 from fanout_workers.item import ItemRunner
 from fanout_workers.jobs import Jobs
+from fanout_workers.leader import Leaders
 from fanout_workers.leases import Leases
 from fanout_workers.model import ModelClient, open_transport
 from fanout_workers.permits import Permits
 from fanout_workers.server_load import ServerLoad
+from fanout_workers.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Runtime:
         self._lease_client: redis.asyncio.Redis | None = None
         self._leases: Leases | None = None
         self._jobs: Jobs | None = None
+        self._leaders: Leaders | None = None
 
     @property
     def runner(self) -> ItemRunner:
@@ -94,11 +97,13 @@ class Runtime:
             clients, {load.endpoint.name: load.circuit for load in self.permits.loads()}
         )
         self._note_problems(await health.problems(first=True))
+        tallies = {one.name: Tally(one.stream) for one in endpoints}
+        holder = f"{self._name}/{uuid.uuid4().hex[:8]}"
         self._leases = Leases(
             self._lease_client,
             self.permits,
             endpoints,
-            f"{self._name}/{uuid.uuid4().hex[:8]}",
+            holder,
             looks={one.name: ServerLoad(one, self._transport) for one in endpoints},
             patience=lambda name: clients[name].longest_s,
         )
@@ -106,8 +111,16 @@ class Runtime:
         self._jobs = Jobs(self._store, self._kinds)
         self._jobs.open()
         self._runner = ItemRunner(
-            self._tier, self._store, self._jobs, Asker(self.permits, clients, self._stopping)
+            self._tier,
+            self._store,
+            self._jobs,
+            Asker(self.permits, clients, self._stopping, tallies),
         )
+        self._leaders = Leaders(
+            self._lease_client, self._store, endpoints, tallies, self._transport, holder,
+            self._settings.auto_poll_s,
+        )  # fmt: skip
+        await self._leaders.open()
         self._reporter = asyncio.create_task(
             self._report(self._store, health), name="worker report"
         )
@@ -116,6 +129,8 @@ class Runtime:
         """Say goodbye and let go of all connections."""
         if self._reporter is not None:
             await ended(self._reporter)
+        if self._leaders is not None:
+            await self._leaders.close()
         if self._jobs is not None:
             await self._jobs.aclose()
         if self._leases is not None and self._lease_client is not None:

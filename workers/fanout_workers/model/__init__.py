@@ -2,5 +2,6 @@
 
 from fanout_workers.model.client import ModelClient
 from fanout_workers.model.connections import open_transport
+from fanout_workers.model.stream import Meter
 
-__all__ = ["ModelClient", "open_transport"]
+__all__ = ["Meter", "ModelClient", "open_transport"]
