@@ -25,8 +25,8 @@ from fanout import ChatRequest, Endpoint, Failure, Kind, Reply
 from fanout.failures import kind_of_status
 from fanout.timeouts import derive
 from fanout_workers.model.body import body_of
-from fanout_workers.model.replies import error_message, read_body, reply_of
-from fanout_workers.model.stream import StreamedReply, data_lines
+from fanout_workers.model.replies import error_message, read_body, reply_of, server_ttft_s
+from fanout_workers.model.stream import Meter, StreamedReply, data_lines
 
 #: vLLM closes an idle connection after 5 s; ours must be gone before.
 _KEEPALIVE_S = 4.0
@@ -68,12 +68,15 @@ class ModelClient:
         self._model = endpoint.model
         self._resolving = asyncio.Lock()
 
-    async def complete(self, request: ChatRequest, request_id: str | None = None) -> Reply:
+    async def complete(
+        self, request: ChatRequest, request_id: str | None = None, meter: Meter | None = None
+    ) -> Reply:
         """The model's answer.
 
         Args:
             request: what to ask.
             request_id: shown in the server's log and in its reply's id.
+            meter: takes what can be seen meanwhile.
 
         Raises:
             Failure: in one of the kinds of `fanout.failures`.
@@ -86,7 +89,7 @@ class ModelClient:
         headers = {**self._headers, "x-request-id": request_id} if request_id else self._headers
         try:
             async with asyncio.timeout(timeout.seconds):
-                return await self._post(orjson.dumps(body), headers)
+                return await self._post(orjson.dumps(body), headers, meter or Meter())
         except TimeoutError as error:
             raise Failure(
                 Kind.TIMEOUT, f"no reply in {timeout.seconds:.0f} s ({timeout.arithmetic()})"
@@ -124,26 +127,26 @@ class ModelClient:
             )
         return served[0]
 
-    async def _post(self, body: bytes, headers: dict[str, str]) -> Reply:
+    async def _post(self, body: bytes, headers: dict[str, str], meter: Meter) -> Reply:
         started = time.monotonic()
         request = httpx.Request("POST", self._url, headers=headers, content=body)
         async with self._sent(request) as response:
             if "text/event-stream" in response.headers.get("content-type", ""):
-                collected, ttft_s = await self._read_stream(response, started)
+                collected = await self._read_stream(response, started, meter)
             else:
-                collected, ttft_s = read_body(await _bounded(response)), None
-        return reply_of(collected, time.monotonic() - started, ttft_s)
+                collected = read_body(await _bounded(response))
+                meter.ttft_s = server_ttft_s(collected)
+        return reply_of(collected, time.monotonic() - started, meter.ttft_s)
 
     async def _read_stream(
-        self, response: httpx.Response, started: float
-    ) -> tuple[dict[str, object], float | None]:
-        reply = StreamedReply()
-        ttft_s: float | None = None
+        self, response: httpx.Response, started: float, meter: Meter
+    ) -> dict[str, object]:
+        reply = StreamedReply(meter)
         async for data in data_lines(response.aiter_bytes()):
             reply.feed(data)
-            if ttft_s is None and reply.started:
-                ttft_s = time.monotonic() - started
-        return reply.body(), ttft_s
+            if meter.ttft_s is None and meter.chunks:
+                meter.ttft_s = time.monotonic() - started
+        return reply.body()
 
     @asynccontextmanager
     async def _sent(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -11,15 +12,29 @@ from fanout import Failure, Kind
 from fanout_workers.model.replies import RAW_LIMIT, error_message
 
 
+@dataclass(slots=True)
+class Meter:
+    """What can be seen of one request while it is in flight, and when it has failed.
+
+    Attributes:
+        chunks: pieces of text, of the answer or of its reasoning, that have come; a server sends
+            one a token, or one for several tokens. 0 where the reply is not streamed.
+        ttft_s: seconds to the first token, as in `Reply`.
+    """
+
+    chunks: int = 0
+    ttft_s: float | None = None
+
+
 class StreamedReply:
     """Collects the chunks of one streamed chat completion.
 
-    Attributes:
-        started: whether a token, of the answer or of its reasoning, has come.
+    Args:
+        meter: counts what comes.
     """
 
-    def __init__(self) -> None:
-        self.started = False
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._body: dict[str, Any] = {}
@@ -66,7 +81,7 @@ class StreamedReply:
 
     def _take(self, parts: list[str], text: object) -> None:
         if isinstance(text, str) and text:
-            self.started = True
+            self._meter.chunks += 1
             parts.append(text)
 
     def _raw(self) -> str | None:
