@@ -82,13 +82,13 @@ class Window:
         seconds: its length.
         in_flight: mean number of requests in flight in it.
         tokens: completion tokens that came in it, counted as they came; None = they were not.
-        counted_by: who counted them.
+        counted_by: who counted them; `little` if nobody did.
     """
 
     seconds: float
     in_flight: float
     tokens: float | None = None
-    counted_by: Literal["stream", "server"] = "stream"
+    counted_by: Literal["stream", "server", "little"] = "little"
 
 
 def steady_point(
@@ -100,9 +100,8 @@ def steady_point(
     the requests that ended in the window: X = mean in flight x sum of tokens / sum of latencies,
     whose spread is a tenth of that of tokens completed per second.
     """
-    counted_by: Literal["stream", "server", "little"] = "little"
     if window.tokens is not None:
-        rate, counted_by = window.tokens / window.seconds, window.counted_by
+        rate = window.tokens / window.seconds
     else:
         busy = sum(s.latency_s for s in samples)
         rate = window.in_flight * sum(s.tokens for s in samples) / busy if busy else 0.0
@@ -115,7 +114,7 @@ def steady_point(
         tokens=round(rate * window.seconds),
         tokens_per_s=rate,
         in_flight=window.in_flight,
-        counted_by=counted_by,
+        counted_by=window.counted_by if window.tokens is not None else "little",
     )
 
 

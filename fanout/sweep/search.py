@@ -11,6 +11,7 @@ scalability law finds the best N of the published curves: one of them still rise
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -137,7 +138,7 @@ def _refine(points: Sequence[Point]) -> Step:
     around = ordered[max(0, place - 1) : place + 2]
     gaps = [
         (high / low, low, high, middle)
-        for low, high in zip(around, around[1:], strict=False)
+        for low, high in itertools.pairwise(around)
         if high / low > _CLOSE and low < (middle := round(math.sqrt(low * high))) < high
     ]
     if not gaps:

@@ -17,15 +17,16 @@ from fanout.chat import ChatRequest, Message
 
 #: Words that are one token, with the blank before them, in the vocabularies of Llama, GPT, Qwen
 #: and Mistral alike.
-_WORDS = """
+_VOCABULARY = """
 time year people way day man thing woman life child world school state family student group
-country problem hand part place case week company system program question work government
-number night point home water room mother area money story fact month lot right study book eye
-job word business issue side kind head house service friend father power hour game line end
-member law car city community name president team minute idea body information back parent face
-others level office door health person art war history party result change morning reason
-research girl guy moment air teacher force education
-""".split()
+country problem hand part place case week company system program question work government number
+night point home water room mother area money story fact month lot right study book eye job word
+business issue side kind head house service friend father power hour game line end member law
+car city community name president team minute idea body information back parent face others
+level office door health person art war history party result change morning reason research girl
+guy moment air teacher force education
+"""
+_WORDS = tuple(_VOCABULARY.split())
 _TASK = "Write a long story that uses all of these words, and do not stop before it is told:"
 #: Words that are shuffled as one piece; a whole prompt of single ones would cost 1 ms to make.
 _PIECE = 25
