@@ -40,36 +40,37 @@ def _curve(above: Any, below: Any, sweep: Sweep, number: int) -> None:
     points, analysis = sweep.ordered(), sweep.analysis()
     colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
     ns = [p.concurrency for p in points]
-    name = f"{sweep.endpoint}: {sweep.model}" if sweep.model else sweep.endpoint
-    above.plot(ns, [p.tokens_per_s for p in points], color=colour, marker=marker, label=name)
+    above.plot(
+        ns,
+        [p.tokens_per_s for p in points],
+        color=colour,
+        marker=marker,
+        label=_name(sweep, analysis),
+    )
     if analysis.recommended is not None:
         place = (analysis.recommended, analysis.recommended_tokens_per_s)
         above.plot(*place, marker="*", markersize=17, color=colour, markeredgecolor="white")
-        above.annotate(
-            f"N = {place[0]}\n{place[1]:,.0f} tokens/s",
-            place,
-            textcoords="offset points",
-            xytext=(-10, 6),
-            ha="right",
-            color=colour,
-        )
-    _cliff(above, analysis, colour)
-    speeds = [(p.concurrency, p.per_sequence_tokens_per_s) for p in points]
-    known = [(n, speed) for n, speed in speeds if speed]
+    for point in points:
+        if analysis.cliff is not None and point.concurrency >= analysis.cliff[1]:
+            place = (point.concurrency, point.tokens_per_s)
+            above.plot(*place, marker=marker, color="white", markeredgecolor=colour)
+    known = [
+        (p.concurrency, p.per_sequence_tokens_per_s) for p in points if p.per_sequence_tokens_per_s
+    ]
     if known:
         below.plot(*zip(*known, strict=True), color=colour, marker=marker, markersize=4)
 
 
-def _cliff(above: Any, analysis: Analysis, colour: str) -> None:
-    if analysis.cliff is not None:
-        above.axvspan(*analysis.cliff, color=colour, alpha=0.12, linewidth=0, label="_cliff")
+def _name(sweep: Sweep, analysis: Analysis) -> str:
+    name = f"{sweep.endpoint}: {sweep.model}" if sweep.model else sweep.endpoint
+    if analysis.recommended is None:
+        return name
+    return f"{name}\nN = {analysis.recommended}: {analysis.recommended_tokens_per_s:,.0f} tokens/s"
 
 
 def _axes(above: Any, below: Any, sweeps: Sequence[Sweep]) -> None:
     above.set_ylabel("tokens/s, all requests")
     above.set_ylim(bottom=0)
-    # Room above the curves for what is written beside the best points.
-    above.margins(y=0.15)
     below.set_ylabel("tokens/s each")
     below.set_ylim(bottom=0)
     below.set_xlabel("requests in flight")
@@ -83,8 +84,8 @@ def _axes(above: Any, below: Any, sweeps: Sequence[Sweep]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     if sweeps:
         above.legend(frameon=False, loc="upper left")
-    if any(sweep.analysis().cliff for sweep in sweeps):
-        above.set_title("shaded: between the last good N and the first bad one", fontsize=9)
+    bad = ", hollow: past the cliff" if any(s.analysis().cliff for s in sweeps) else ""
+    above.set_title(f"star: the N to use{bad}", fontsize=9, loc="right", color="0.4")
 
 
 def _saved(figure: Any, form: Literal["svg", "png"]) -> bytes:

@@ -5,7 +5,7 @@ goes on where it was.
 
 The search doubles N while throughput grows with it, slows down as it stops growing, and ends at a
 fall, at two points without gain, or where the server only queues. Then it halves, on a log scale,
-the widest gaps beside the best point. Neither the knee algorithm nor a fit of the universal
+the gaps beside the best point that can hold a better one. Neither the knee algorithm nor a fit of the universal
 scalability law finds the best N of the published curves: one of them still rises until its cliff.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fanout.sweep.analysis import BAD, best_of
+from fanout.sweep.analysis import BAD, GOOD, best_of
 from fanout.sweep.point import Point
 
 #: Elasticity of throughput from which N is doubled, and from which it grows by half.
@@ -133,15 +133,33 @@ def _refine(points: Sequence[Point]) -> Step:
     best = best_of(points)
     if best is None:
         return Step(None, "nothing was answered")
-    ordered = sorted(point.concurrency for point in points)
-    place = ordered.index(best.concurrency)
+    ordered = sorted(points, key=lambda point: point.concurrency)
+    place = ordered.index(best)
+    gaps: list[tuple[float, int, str]] = []
     around = ordered[max(0, place - 1) : place + 2]
-    gaps = [
-        (high / low, low, high, middle)
-        for low, high in itertools.pairwise(around)
-        if high / low > _CLOSE and low < (middle := round(math.sqrt(low * high))) < high
-    ]
+    steep = around[0] is not best and elasticity(around[0], best) >= _STEEP
+    for low, high in itertools.pairwise(around):
+        ratio, middle = high.concurrency / low.concurrency, _middle(low, high)
+        if ratio > _CLOSE and low.concurrency < middle < high.concurrency:
+            between = f"between {low.concurrency} and {high.concurrency}, beside the best so far"
+            if _promises(best, low, high, middle, steep=steep):
+                gaps.append((ratio, middle, between))
     if not gaps:
         return Step(None, "the best is known closely enough")
-    _, low, high, middle = max(gaps)
-    return Step(middle, f"between {low} and {high}, beside the best so far")
+    _, middle, between = max(gaps)
+    return Step(middle, between)
+
+
+def _middle(low: Point, high: Point) -> int:
+    return round(math.sqrt(low.concurrency * high.concurrency))
+
+
+def _promises(best: Point, low: Point, high: Point, middle: int, *, steep: bool) -> bool:
+    """Whether the N to use can lie in the gap: a larger one above, a smaller one below the best."""
+    enough = GOOD * best.tokens_per_s
+    if low is best:
+        # Beyond a plateau nothing is to be had, but a steep rise to a level that is the same on
+        # both sides may have a peak between them, unless the server is seen to queue.
+        return high.failing or high.tokens_per_s < enough or (steep and not high.queued)
+    # Throughput grows no faster than N.
+    return low.tokens_per_s * middle / low.concurrency >= enough

@@ -88,11 +88,14 @@ def verdict(sweep: Sweep) -> list[Text]:
     if analysis.recommended is not None:
         line = Text("N = ", style="bold green")
         line.append(str(analysis.recommended))
-        line.append(
-            f"  {analysis.recommended_tokens_per_s:,.1f} tokens/s, the smallest N within 3 % of "
-            f"the peak ({analysis.peak_tokens_per_s:,.1f} at {analysis.peak})",
-            style="not bold default",
-        )
+        line.append(f"  {analysis.recommended_tokens_per_s:,.1f} tokens/s, ", "not bold default")
+        peak = "the peak"
+        if analysis.peak != analysis.recommended:
+            peak = (
+                "the smallest N within 3 % of the peak "
+                f"({analysis.peak_tokens_per_s:,.1f} at {analysis.peak})"
+            )
+        line.append(peak, "not bold default")
         lines.append(line)
     if analysis.cliff:
         lines.append(Text(f"cliff  [{analysis.cliff[0]}, {analysis.cliff[1]}]", style="yellow"))
