@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 # Sample names; the first that is there counts. vLLM's counters have had `_total` since 0.8.
@@ -49,10 +50,9 @@ def read_server_metrics(text: str) -> ServerLoad | None:
         else:
             name, _, value = line.partition(" ")
         if name in _KNOWN:
-            try:
-                found.setdefault(name, []).append(float(value.split()[0]))
-            except (ValueError, IndexError):
-                continue
+            with suppress(ValueError, IndexError):  # a line that is cut
+                number = float(value.split()[0])
+                found.setdefault(name, []).append(number)
     if not found:
         return None
     return ServerLoad(

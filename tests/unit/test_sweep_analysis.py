@@ -127,7 +127,10 @@ def test_a_point_at_which_requests_fail_is_never_recommended() -> None:
     ("points", "words"),
     [
         ([], "Nothing was measured"),
-        (curve({1: 0.0}, errors={1: {"server": 1}}, messages={1: {"server": "HTTP 500"}}), "HTTP 500"),
+        (
+            curve({1: 0.0}, errors={1: {"server": 1}}, messages={1: {"server": "HTTP 500"}}),
+            "HTTP 500",
+        ),
     ],
 )
 def test_nothing_gives_no_n(points: list[Point], words: str) -> None:
