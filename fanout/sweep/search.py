@@ -5,8 +5,9 @@ goes on where it was.
 
 The search doubles N while throughput grows with it, slows down as it stops growing, and ends at a
 fall, at two points without gain, or where the server only queues. Then it halves, on a log scale,
-the gaps beside the best point that can hold a better one. Neither the knee algorithm nor a fit of the universal
-scalability law finds the best N of the published curves: one of them still rises until its cliff.
+the gaps beside the best point that can hold a better one. Neither the knee algorithm nor a fit of
+the universal scalability law finds the best N of the published curves: one of them still rises
+until its cliff.
 """
 
 from __future__ import annotations
