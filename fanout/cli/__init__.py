@@ -43,6 +43,7 @@ _COMMANDS = {
     # The load is a worker's part, and this package imports none of those.
     "sweep": ("fanout_workers.sweep.command:sweep", "Measure which N is right for a server."),
     "doctor": ("doctor:doctor", "Check Redis, every endpoint and the workers."),
+    "sim": ("sim:sim", "Simulate a model server with vLLM's API, to try things on."),
     "demo": ("demo:demo", "Extract from a novel with a real model, start to finish."),
 }
 for _name, (_where, _help) in _COMMANDS.items():
