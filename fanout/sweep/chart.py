@@ -32,7 +32,7 @@ def chart(sweeps: Sequence[Sweep], width: int) -> Text:
         return Text()
     most = max(p.tokens_per_s for sweep in drawn for p in sweep.points)
     ticks = _ticks(most)
-    gutter = max(len(f"{tick:,.4g}") for tick in ticks) + 1
+    gutter = max(len(_label(tick)) for tick in ticks) + 1
     canvas = _Canvas(
         columns=min(width, _MAX_WIDTH) - gutter - 2,
         low=min(p.concurrency for sweep in drawn for p in sweep.points),
@@ -44,7 +44,7 @@ def chart(sweeps: Sequence[Sweep], width: int) -> Text:
     text = Text("tokens/s", style="dim")
     text.append("\n")
     for row in range(_HEIGHT):
-        label = next((f"{t:,.4g}" for t in ticks if canvas.row_of(t) == row), "")
+        label = next((_label(t) for t in ticks if canvas.row_of(t) == row), "")
         text.append(f"{label:>{gutter}}", style="dim")
         text.append("┤" if label else "│", style="dim")
         text.append_text(canvas.row(row))
@@ -130,6 +130,10 @@ def _ticks(most: float) -> list[float]:
     step = 10.0 ** math.floor(math.log10(most))
     step = next(s for s in (step / 5, step / 4, step / 2, step, 2 * step) if most / s <= 5)
     return [step * i for i in range(math.ceil(most / step) + 1)]
+
+
+def _label(tick: float) -> str:
+    return f"{tick:,.0f}" if tick >= 100 else f"{tick:.3g}"
 
 
 def _legend(sweeps: Sequence[Sweep], indent: int) -> Text:

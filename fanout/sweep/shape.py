@@ -9,7 +9,7 @@ of experts would ask the same experts each time.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -100,10 +100,19 @@ class Prompts:
         return f"{prefix} {own}\n{_TASK}"
 
 
-def calibrated(words: int, counted: int, wanted: int) -> int:
-    """How many words make `wanted` tokens, when `words` made `counted`.
+def calibrated(seen: Sequence[tuple[int, int]], wanted: int) -> int:
+    """How many words make `wanted` tokens.
 
-    One word more is one token more, so the difference is what has to be added: template, task and
-    words that are more than one token stay what they are.
+    Args:
+        seen: numbers of words and the tokens that they made, at least one pair. Template and task
+            are part of each count, so it is a line and no proportion; with one pair only, one more
+            word is taken to be one more token.
+        wanted: tokens.
     """
-    return max(1, words + wanted - counted)
+    words, counted = seen[-1]
+    slope = 1.0
+    if len(seen) > 1 and words != seen[-2][0]:
+        slope = (counted - seen[-2][1]) / (words - seen[-2][0])
+    if slope <= 0:
+        slope = 1.0
+    return max(1, words + round((wanted - counted) / slope))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fanout.sim.published import TABLES
 from fanout.sweep.analysis import Analysis, analyse, scaling
 from fanout.sweep.point import Point, Server
 
@@ -23,29 +24,12 @@ def curve(rates: dict[int, float], **more: dict[int, Any]) -> list[Point]:
     ]
 
 
-#: (N, aggregate, per sequence) as published for one NVIDIA DGX Spark.
-DENSE = {
-    1: (5.79, 5.79), 2: (11.43, 5.72), 4: (22.79, 5.70), 8: (45.41, 5.68), 16: (86.47, 5.41),
-    32: (161.90, 5.08), 48: (227.71, 4.77), 64: (289.00, 4.56), 96: (390.41, 4.11),
-    128: (490.68, 3.92), 160: (547.89, 3.54), 192: (607.82, 3.27), 224: (651.61, 3.07),
-    256: (695.11, 2.85), 320: (514.69, 2.37),
-}  # fmt: skip
-MOE = {
-    1: (33.53, 33.58), 2: (59.52, 29.79), 4: (87.56, 21.92), 8: (123.39, 15.44),
-    16: (173.19, 10.89), 32: (252.30, 7.95), 64: (373.27, 5.90), 96: (481.35, 5.11),
-    128: (564.71, 4.52), 192: (705.41, 3.85), 256: (862.84, 3.62), 384: (771.17, 3.15),
-}  # fmt: skip
-MAMBA = {
-    1: (26.19, 26.21), 2: (51.08, 25.54), 8: (153.18, 19.20), 16: (155.59, 14.00),
-    32: (156.82, 9.63), 64: (156.69, 6.06), 128: (155.11, 3.58), 256: (154.97, 2.13),
-    384: (153.75, 1.71),
-}  # fmt: skip
-
-
-def published(rows: dict[int, tuple[float, float]], **more: dict[int, Any]) -> list[Point]:
+def published(alias: str, **more: dict[int, Any]) -> list[Point]:
+    rows = TABLES[alias]
     return curve(
-        {n: rate for n, (rate, _) in rows.items()},
-        per_sequence_tokens_per_s={n: each for n, (_, each) in rows.items()},
+        {row.concurrency: row.tokens_per_s for row in rows},
+        per_sequence_tokens_per_s={r.concurrency: r.per_sequence_tokens_per_s for r in rows},
+        timeouts={row.concurrency: row.timeouts for row in rows},
         **more,
     )
 
@@ -56,7 +40,7 @@ def said(analysis: Analysis) -> str:
 
 def test_the_published_dense_curve_scales_to_a_cliff() -> None:
     server = Server(kv_max=0.99, preemptions=812, running_max=263, waiting_mean=40)
-    found = analyse(published(DENSE, server={320: server}))
+    found = analyse(published("dense", server={320: server}))
     assert (found.recommended, found.peak, found.cliff) == (256, 256, (256, 320))
     assert found.curve == "cliff"
     assert "scales to a cliff: 120 times" in said(found)
@@ -65,14 +49,14 @@ def test_the_published_dense_curve_scales_to_a_cliff() -> None:
 
 
 def test_the_published_mixture_of_experts_falls_without_a_full_cache() -> None:
-    found = analyse(published(MOE, server={384: Server(kv_max=0.13, preemptions=0)}))
+    found = analyse(published("moe", server={384: Server(kv_max=0.13, preemptions=0)}))
     assert (found.recommended, found.peak, found.cliff) == (256, 256, (256, 384))
     assert found.curve == "cliff"
     assert "with 13% of the KV cache used: not memory, but compute" in said(found)
 
 
 def test_the_published_hybrid_is_a_plateau_by_max_num_seqs() -> None:
-    found = analyse(published(MAMBA, timeouts={384: 24}))
+    found = analyse(published("mamba"))
     assert (found.recommended, found.peak, found.cliff) == (8, 32, (256, 384))
     assert found.curve == "slots"
     assert "plateau by max_num_seqs: about 8 run at once" in said(found)

@@ -53,9 +53,19 @@ def test_one_correction_makes_the_length_exact() -> None:
     def counted(words: int) -> int:
         return template + words
 
-    words = calibrated(1500, counted(1500), 1500)
+    words = calibrated([(1500, counted(1500))], 1500)
     assert counted(words) == 1500
-    assert calibrated(10, 500, 100) == 1  # a template longer than the prompt
+    assert calibrated([(10, 500)], 100) == 1  # a template longer than the prompt
+
+
+@pytest.mark.parametrize("tokens_per_word", [0.5, 1.0, 1.37, 3.0])
+def test_two_corrections_do_for_words_of_any_number_of_tokens(tokens_per_word: float) -> None:
+    seen: list[tuple[int, int]] = []
+    words = 1500
+    for _ in range(3):
+        seen.append((words, round(23 + tokens_per_word * words)))
+        words = calibrated(seen, 1500)
+    assert abs(23 + tokens_per_word * words - 1500) <= max(1.0, tokens_per_word)
 
 
 def test_a_shape_is_of_positive_numbers() -> None:

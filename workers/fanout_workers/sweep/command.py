@@ -85,7 +85,9 @@ def sweep(
         bool, Parameter(negative="", help="Put the N that was found into fanout.toml.")
     ] = False,
     overwrite: options.Overwrite = False,
-    quiet: options.Quiet = False,
+    quiet: Annotated[
+        bool, Parameter(name=["--quiet", "-q"], negative="", help="Show no progress.")
+    ] = False,
 ) -> int:
     """Measure throughput over N, requests in flight, and say which N is right.
 

@@ -25,7 +25,7 @@ from fanout_workers.sweep.source import Documents, MadeUp, Source
 #: A prompt may be so much off its length before it is told.
 _LENGTH_TOLERANCE = 0.02
 #: How often a prompt's length is corrected by what the server counted.
-_CORRECTIONS = 3
+_CORRECTIONS = 5
 #: Tokens/s of a sequence so low that the client's own timeout never ends a request.
 _NO_SPEED = 1e-6
 
@@ -188,17 +188,18 @@ class Runner:
 
     async def _calibrate(self, source: MadeUp, client: ModelClient, pages: Pages) -> None:
         prompts, wanted = source.prompts, source.prompts.shape.prompt_tokens
-        counted = await pages.token_count(prompts.request().messages) or 0
-        for _ in range(_CORRECTIONS):
-            if counted:
-                prompts.words = calibrated(prompts.words, counted, wanted)
-            # One more than the server can count without the model: what it really read.
-            counted = await self._prompt_tokens(source, client)
+        seen: list[tuple[int, int]] = []
+        while True:
+            counted = await pages.token_count(prompts.request().messages)
+            if not counted:  # what it says that it has read tells, too
+                counted = await self._prompt_tokens(source, client)
             if not counted:
                 self.sweep.note("the server does not count prompt tokens: their length is a guess")
                 return
-            if counted == wanted:
-                return
+            seen.append((prompts.words, counted))
+            if counted == wanted or len(seen) > _CORRECTIONS:
+                break
+            prompts.words = calibrated(seen, wanted)
         if abs(counted - wanted) > _LENGTH_TOLERANCE * wanted:
             self.sweep.note(f"prompts have {counted} tokens instead of {wanted}")
 
