@@ -296,7 +296,7 @@ class Job:
                 tier=self.spec.tier,
                 timing=Timing(finished_at=now),
             )
-        identity, payload = _payload_of(doc, ordinal)
+        identity, payload = payload_of(doc, ordinal)
         return Item(id=identity, payload=payload, ordinal=ordinal, job=self.id, submitted_at=now)
 
     def _raise_feeding_error(self) -> None:
@@ -319,7 +319,8 @@ def new_job_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:4]}"
 
 
-def _payload_of(doc: str | Mapping[str, Any] | Document, ordinal: int) -> tuple[str, Any]:
+def payload_of(doc: str | Mapping[str, Any] | Document, ordinal: int) -> tuple[str, Any]:
+    """(id, payload) of a document; `ordinal` is the id of one that has none."""
     if isinstance(doc, str):
         return str(ordinal), {"text": doc}
     if isinstance(doc, Document):

@@ -1,7 +1,7 @@
 """The command `fanout`.
 
 Exit codes: 0 done and clean; 1 items not ok; 2 usage, configuration, or something that does not
-answer; 3 incomplete; 130 interrupted.
+answer; 3 incomplete; 4 the budget ran out; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -40,12 +40,15 @@ _COMMANDS = {
     "worker": ("stack:worker", "Run one worker process."),
     "flower": ("stack:flower", "Run Flower with fanout's columns."),
     "endpoint": ("endpoint:endpoint", "Show or change N of the endpoints while workers run."),
+    # The load is a worker's part, and this package imports none of those.
+    "sweep": ("fanout_workers.sweep.command:sweep", "Measure which N is right for a server."),
     "doctor": ("doctor:doctor", "Check Redis, every endpoint and the workers."),
     "sim": ("sim:sim", "Simulate a model server with vLLM's API, to try things on."),
     "demo": ("demo:demo", "Extract from a novel with a real model, start to finish."),
 }
 for _name, (_where, _help) in _COMMANDS.items():
-    app.command(f"fanout.cli.{_where}", name=_name, help=_help)
+    _module = "" if _where.startswith("fanout_workers.") else "fanout.cli."
+    app.command(f"{_module}{_where}", name=_name, help=_help)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,4 +10,5 @@ class Exit(IntEnum):
     NOT_OK = 1
     USAGE = 2
     INCOMPLETE = 3
+    BUDGET = 4
     INTERRUPTED = 130
