@@ -59,7 +59,7 @@ def run(command: list[str]) -> None:
         check=False,
     )
     if done.returncode:
-        raise SystemExit(f"{command[0]} ended with status {done.returncode}:\n{done.stdout[-4000:]}")
+        raise SystemExit(f"{command[0]} : status {done.returncode}\n{done.stdout[-3000:]}")
 
 
 def theirs(chosen: argparse.Namespace, n: int, place: Path, seed: int) -> dict[str, Any]:
