@@ -86,6 +86,18 @@ class Simulator:
         """What it saw."""
         return self.server.stats
 
+    def reset(self) -> None:
+        """Let it count anew."""
+        self.stats.reset(time.monotonic())
+
+    def mark(self, name: str) -> None:
+        """Let it note the time under a name, in seconds since the reset."""
+        self.stats.mark(name, time.monotonic())
+
+    def snapshot(self, points: int = 200) -> dict[str, Any]:
+        """The same as `/stats`."""
+        return self.server.snapshot(points)
+
     async def __aenter__(self) -> Self:
         self._server = Server(self._options)
         await self._server.start(port=self._port)

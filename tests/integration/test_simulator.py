@@ -185,7 +185,7 @@ async def test_a_client_that_leaves_aborts_its_request() -> None:
             for n, stream in enumerate((False, True, False))
         ]
         await until(lambda: sim.stats.level.level == 3)
-        load = sim.server.snapshot()["engine"]
+        load = sim.snapshot()["engine"]
         assert (load["running"], load["waiting"]) == (2, 1)
         for task in asked:
             task.cancel()
@@ -193,7 +193,7 @@ async def test_a_client_that_leaves_aborts_its_request() -> None:
             if isinstance(reply, aiohttp.ClientResponse):  # the stream's head had come
                 reply.close()
         await until(lambda: sim.stats.level.level == 0)
-        load = sim.server.snapshot()["engine"]
+        load = sim.snapshot()["engine"]
         assert (load["running"], load["waiting"], load["finished"]["abort"]) == (0, 0, 3)
         assert sim.stats.aborted == 3
 
@@ -204,7 +204,7 @@ async def test_a_request_aborted_by_name_gets_what_there_is() -> None:
         asked = asyncio.create_task(
             http.post("/v1/chat/completions", json=chat(max_tokens=1000), headers=named)
         )
-        await until(lambda: sim.server.snapshot()["engine"]["generation_tokens"] > 5)
+        await until(lambda: sim.snapshot()["engine"]["generation_tokens"] > 5)
         wanted = {"request_ids": ["nobody", "chatcmpl-mine-0"]}
         async with http.post("/inference/v1/abort_requests", json=wanted) as reply:
             assert reply.status == 200
@@ -266,7 +266,7 @@ async def test_faults_are_what_a_worker_calls_them(fault: str, kind: Kind, strea
         assert failure.value.kind is kind
         assert sim.stats.failed == {fault: 1}
         assert sim.stats.answered == 0
-        assert sim.server.snapshot()["engine"]["running"] == 0
+        assert sim.snapshot()["engine"]["running"] == 0
 
 
 async def test_a_hanging_request_stays_in_flight_until_its_client_leaves() -> None:
@@ -301,8 +301,10 @@ async def test_the_same_item_twice_is_counted_by_what_happened_to_the_first() ->
         await ask("two-0")
         assert sim.stats.after_answer == 1
         assert sim.stats.asked_again == 1
-        async with http.post("/stats/mark?name=half"), http.post("/stats/reset"):
-            pass
+        async with http.post("/stats/mark?name=half") as reply:
+            assert sim.stats.marks == await reply.json()
+        async with http.post("/stats/reset"):
+            assert sim.stats.marks == {}
         await ask("one-0")
         assert (sim.stats.after_answer, sim.stats.requests) == (0, 1)
 
