@@ -41,6 +41,7 @@ _COMMANDS = {
     "flower": ("stack:flower", "Run Flower with fanout's columns."),
     "endpoint": ("endpoint:endpoint", "Show or change N of the endpoints while workers run."),
     "doctor": ("doctor:doctor", "Check Redis, every endpoint and the workers."),
+    "sim": ("sim:sim", "Simulate a model server with vLLM's API, to try things on."),
     "demo": ("demo:demo", "Extract from a novel with a real model, start to finish."),
 }
 for _name, (_where, _help) in _COMMANDS.items():
