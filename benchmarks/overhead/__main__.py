@@ -1,8 +1,9 @@
 """What an item costs: fanout's whole path against other queues and a bare client, in one run.
 
 Every client has one worker process and at most 256 requests in flight at the same server, which
-answers at once; then fanout and saq again with replies that take a second. Items are in the queue
-before the worker starts, and figures are taken between the 10 % and the 90 % mark of the replies.
+answers at once; some again with replies that take a second, and fanout with five times as many
+items. Items are in the queue before the worker starts, and figures are taken between the 10 % and
+the 90 % mark of the replies.
 
 CPU is user and system time of the worker process and its children, from /proc; the server, Redis
 and the client that submits and collects are not in it. Memory is the worker's largest resident set.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import meter
+from workload import MODEL
 
 from fanout.local.probes import free_port
 from fanout.local.processes import Process, Stack
@@ -35,10 +38,18 @@ CAP = 256
 LIMIT_S = 240.0
 OTHERS = Path(sys.prefix) / "baselines" / "bin" / "python"
 
+#: How long the server takes for a reply: nothing, or a second on average (log-normal).
+AT_ONCE = "0"
+ONE_SECOND = "lognormal:0.8825,0.5"
 #: Items in the default run: fewer for those that would take minutes.
 ITEMS = {"fanout": 10_000, "bare": 30_000, "saq": 10_000, "threads": 3_000, "gevent": 1_500}
-#: Clients that are measured with one-second replies too.
+#: Clients that are measured in every round, one after the other, for machines are never quiet.
+REPEATED = ("fanout", "saq")
+#: Clients that are measured with one-second replies too, and their items.
 SLOW = ("fanout", "saq", "threads")
+SLOW_ITEMS = 5_000
+#: Items of the run that tells whether an item costs the same in a long one.
+LONG_ITEMS = 50_000
 
 
 @dataclass(frozen=True)
@@ -186,13 +197,13 @@ def client_of(name: str) -> Client:
 def _settings(place: Place) -> dict[str, str]:
     return {
         "FANOUT_ENDPOINT__BENCH__URL": place.url,
-        "FANOUT_ENDPOINT__BENCH__MODEL": "overhead",
+        "FANOUT_ENDPOINT__BENCH__MODEL": MODEL,
         "FANOUT_ENDPOINT__BENCH__CONCURRENCY": str(CAP),
     }
 
 
 @contextmanager
-def place_for(items: int, reply_s: float) -> Iterator[Place]:
+def place_for(items: int, seconds: str) -> Iterator[Place]:
     """A fresh Redis and a fresh server."""
     with tempfile.TemporaryDirectory() as folder, Stack() as stack:
         valkey = ValkeyServer(log=Path(folder) / "valkey.log")
@@ -200,11 +211,9 @@ def place_for(items: int, reply_s: float) -> Iterator[Place]:
         port = free_port()
         url = f"http://127.0.0.1:{port}/v1"
         place = Place(stack, Path(folder), valkey.url, url, items)
-        server = Process(
-            "server",
-            [sys.executable, HERE / "server.py", str(port), str(reply_s)],
-            log=Path(folder) / "server.log",
-        )
+        argv = [sys.executable, "-P", "-m", "fanout", "sim", "--port", str(port)]
+        argv += ["--output-lengths", "40", "--seconds", seconds]
+        server = Process("server", argv, log=Path(folder) / "server.log")
         stack.start(server, ready=lambda: _answers(url))
         yield place
 
@@ -218,15 +227,15 @@ def _answers(url: str) -> bool:
 
 
 def _stats(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(url.removesuffix("/v1") + "/stats", timeout=10) as reply:
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/stats?points=1", timeout=10) as reply:
         found: dict[str, Any] = json.load(reply)
     return found
 
 
-def measure(name: str, items: int, reply_s: float) -> dict[str, float]:
+def measure(name: str, items: int, seconds: str) -> dict[str, float]:
     """The figures of one client."""
     client = client_of(name)
-    with place_for(items, reply_s) as place:
+    with place_for(items, seconds) as place:
         enqueued = client.enqueue(place)
         worker = client.worker(place)
         pids = {"worker": worker.pid or 0}
@@ -239,7 +248,7 @@ def measure(name: str, items: int, reply_s: float) -> dict[str, float]:
             "items_per_s": round(count / seconds, 1),
             "cpu_s_per_1000": round(1000 * (last.cpu["worker"] - first.cpu["worker"]) / count, 3),
             "mean_in_flight": round((last.in_flight_s - first.in_flight_s) / seconds, 1),
-            "max_in_flight": _stats(place.url)["max_in_flight"],
+            "max_in_flight": _stats(place.url)["in_flight"]["max"],
             "peak_rss_mb": round(meter.peak_rss_mb(pids["worker"]), 1),
         }
         if enqueued:
@@ -259,31 +268,49 @@ def _settled(client: Client, place: Place) -> int:
     return found
 
 
-def ratios(fast: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """items/s of each client to the best queue and to saq; and fanout's CPU to saq's."""
-    found: dict[str, Any] = {}
-    rates = {name: figures["items_per_s"] for name, figures in fast.items()}
-    queues = {name: rate for name, rate in rates.items() if name != "bare"}
+def rounds(names: list[str], items: int | None, count: int) -> dict[str, dict[str, float]]:
+    """Figures at full speed; of what is repeated, the median of each."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for number in range(count):
+        for name in names:
+            if number == 0 or name in REPEATED:
+                figures = measure(name, items or ITEMS[name], AT_ONCE)
+                found[name].append(_shown(name, figures))
+    return {
+        name: {key: statistics.median(one[key] for one in each) for key in each[0]}
+        for name, each in found.items()
+    }
+
+
+def ratios(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """items/s of each client to the best of all and to saq, and CPU to saq's."""
+    rates = {name: each["items_per_s"] for name, each in figures.items()}
+    costs = {name: each["cpu_s_per_1000"] for name, each in figures.items()}
     best = max(rates.values())
-    found["to_best"] = {name: round(rate / best, 3) for name, rate in rates.items()}
-    if "saq" in queues:
+    found = {"to_best": {name: round(rate / best, 3) for name, rate in rates.items()}}
+    if "saq" in figures:
         found["to_saq"] = {name: round(rate / rates["saq"], 3) for name, rate in rates.items()}
+        found["cpu_to_saq"] = {name: round(cost / costs["saq"], 3) for name, cost in costs.items()}
     return found
 
 
 def main() -> None:
     options = _parser().parse_args()
-    figures: dict[str, dict[str, dict[str, float]]] = {"full_speed": {}, "one_second": {}}
-    for name in options.clients:
-        if "full" in options.modes:
-            items = options.items or ITEMS[name]
-            figures["full_speed"][name] = _shown(name, measure(name, items, 0.0))
-    for name in options.clients:
-        if "slow" in options.modes and name in SLOW:
-            figures["one_second"][name] = _shown(f"{name}, 1 s", measure(name, 5_000, 1.0))
-    result = {**figures, "cap": CAP}
-    if figures["full_speed"]:
-        result["ratios"] = ratios(figures["full_speed"])
+    result: dict[str, Any] = {"cap": CAP}
+    if "full" in options.modes:
+        result["full_speed"] = rounds(options.clients, options.items, options.rounds)
+        result["ratios"] = ratios(result["full_speed"])
+    if "slow" in options.modes:
+        result["one_second"] = {
+            name: _shown(f"{name}, 1 s", measure(name, SLOW_ITEMS, ONE_SECOND))
+            for name in options.clients
+            if name in SLOW
+        }
+    if "long" in options.modes:
+        result["long"] = _shown("fanout, long", measure("fanout", LONG_ITEMS, AT_ONCE))
+        if "fanout" in result.get("full_speed", {}):
+            short = result["full_speed"]["fanout"]["cpu_s_per_1000"]
+            result["long"]["cpu_to_short"] = round(result["long"]["cpu_s_per_1000"] / short, 3)
     print(json.dumps(result))
 
 
@@ -294,10 +321,12 @@ def _shown(name: str, figures: dict[str, float]) -> dict[str, float]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    modes = ["full", "slow", "long"]
     parser = argparse.ArgumentParser(prog="make bench NAME=overhead ARGS=…")
     parser.add_argument("--clients", nargs="+", default=list(ITEMS), choices=list(ITEMS))
-    parser.add_argument("--items", type=int, help="for every client")
-    parser.add_argument("--modes", nargs="+", default=["full", "slow"], choices=["full", "slow"])
+    parser.add_argument("--items", type=int, help="for every client at full speed")
+    parser.add_argument("--rounds", type=int, default=3, help="of fanout and saq at full speed")
+    parser.add_argument("--modes", nargs="+", default=modes, choices=modes)
     return parser
 
 

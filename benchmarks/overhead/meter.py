@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-_EVERY_S = 0.05
+_EVERY_S = 0.1
 
 
 def family(pid: int) -> Iterator[int]:
@@ -54,7 +54,7 @@ def peak_rss_mb(pid: int) -> float:
 
 @dataclass(frozen=True)
 class Sample:
-    """One look: Unix-like time in s, replies so far, in-flight seconds so far, CPU s by name."""
+    """At the server's clock: replies and in-flight seconds so far; CPU seconds by process."""
 
     at: float
     answered: int
@@ -81,7 +81,8 @@ def watch(
             raise SystemExit(f"only {done} of {total} requests were answered")
         seen = stats()
         cpu = {name: cpu_s(pid) for name, pid in pids.items()}
-        samples.append(Sample(time.monotonic(), seen["answered"], seen["in_flight_seconds"], cpu))
+        in_flight_s = sum(int(n) * s for n, s in seen["in_flight"]["seconds_at"].items())
+        samples.append(Sample(seen["seconds"], seen["answered"], in_flight_s, cpu))
         time.sleep(_EVERY_S)
     return samples
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-MODEL = "overhead"
+#: What `fanout sim` serves.
+MODEL = "openai/gpt-oss-120b"
 MAX_TOKENS = 256
 PROMPT = "Read the job posting and extract what the JSON Schema describes. Answer with JSON alone."
 #: Characters of one document.

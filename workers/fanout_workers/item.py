@@ -30,6 +30,7 @@ from fanout.store import Store
 from fanout.wire import sha256_of
 from fanout_workers.attempts import Asker, Effort, Stopping, Unwanted
 from fanout_workers.jobs import Jobs
+from fanout_workers.outcomes import Outcomes
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class ItemRunner:
         self._store = store
         self._jobs = jobs
         self._asker = asker
+        self._outcomes = Outcomes()
 
     async def run(self, kind: str, item: Item, params: dict[str, Any], request_id: str) -> Record:
         """The record that ends the item; settled, if the item belongs to a job.
@@ -66,15 +68,7 @@ class ItemRunner:
         record = _writable(record)
         if item.job is not None and item.ordinal is not None:
             await self._settle(item.job, item.ordinal, record)
-        # Ids and figures: what a document or a reply says does not belong into a log.
-        log.info(
-            "item %r of job %s: %s%s in %.1f s",
-            item.id[:80],
-            item.job,
-            record.status,
-            f" ({record.error.kind})" if record.error else "",
-            record.timing.total_s or 0.0,
-        )
+        self._outcomes.add(item.job, record)
         return record
 
     async def _settle(self, job: str, ordinal: int, record: Record) -> None:
