@@ -317,6 +317,12 @@ class Channel(redis.Channel):
             raise Empty
         return True
 
+    def _poll_error(self, type: str, **options: Any) -> None:  # noqa: A002  # kombu's name
+        if type == "BRPOP":
+            self._receive_replies()
+        else:
+            super()._poll_error(type, **options)
+
     def _receive_replies(self) -> None:
         connection = self.client.connection
         try:
