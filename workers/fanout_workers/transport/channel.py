@@ -104,7 +104,8 @@ class QoS(redis.QoS):
         if self.channel.is_lost:
             self.custody.holdings.lose(delivered)
             return
-        if self.channel.has_hub:  # what an earlier connection has left
+        # Celery closes the channel of its remote control early, while tasks still run.
+        if self.channel.has_hub and self.channel.serves:  # what an earlier connection has left
             delivered.update(dict.fromkeys(self.custody.holdings.lost))
         if delivered:
             logger.info("Restoring %r unacknowledged message(s)", len(delivered))
@@ -182,6 +183,11 @@ class Channel(redis.Channel):
             flag is None or flag is False for flag in (state.should_stop, state.should_terminate)
         )
 
+    @property
+    def serves(self) -> bool:
+        """Whether this channel consumes with acknowledgements."""
+        return bool(self._noted_queues)
+
     # Consuming.
 
     def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **kwargs: Any) -> Any:
@@ -212,7 +218,7 @@ class Channel(redis.Channel):
         """Ask Redis for what there is room for, and tell it what it has to know."""
         if self._closing:
             return
-        if self._noted_queues and self.custody.holdings.returns:
+        if self.serves and self.custody.holdings.returns:
             self.custody.flush()
         if not self._in_poll and (self._has_errands() or self._is_due()):
             self.connection.cycle._register_BRPOP(self)
@@ -259,7 +265,7 @@ class Channel(redis.Channel):
 
     def _has_errands(self) -> bool:
         # Also for what has arrived and is not delivered: the reply brings the hub back soon.
-        return bool(self._arrivals or (self._noted_queues and self.custody.holdings.acks))
+        return bool(self._arrivals or (self.serves and self.custody.holdings.acks))
 
     def _is_due(self) -> bool:
         if not self._want():
@@ -310,6 +316,12 @@ class Channel(redis.Channel):
         if not self.deliver(one=not self.has_hub):
             raise Empty
         return True
+
+    def _poll_error(self, type: str, **options: Any) -> None:  # noqa: A002  # kombu's name
+        if type == "BRPOP":
+            self._receive_replies()
+        else:
+            super()._poll_error(type, **options)
 
     def _receive_replies(self) -> None:
         connection = self.client.connection

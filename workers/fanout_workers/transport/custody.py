@@ -24,6 +24,8 @@ RENEWALS = 3
 _RETRY_S = 1.0
 #: How long the thread waits for Redis, in seconds.
 _SOCKET_TIMEOUT_S = 5.0
+#: The shortest visibility timeout, in seconds: the thread must not spin.
+_SHORTEST_S = 0.1
 
 _all: dict[Any, Custody] = {}
 
@@ -166,7 +168,7 @@ def custody_of(params: dict[str, Any], keys: Keys, timeout_s: float) -> Custody:
         client = redis.Redis(connection_pool=pool)
         custody = _all.setdefault(identity, Custody(Broker(client, keys), timeout_s))
     # Celery sets the option on each connection; the shortest one is safe for all.
-    custody.timeout_s = min(custody.timeout_s, timeout_s)
+    custody.timeout_s = max(_SHORTEST_S, min(custody.timeout_s, timeout_s))
     return custody
 
 
