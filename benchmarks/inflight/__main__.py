@@ -65,7 +65,6 @@ def stopped(n: int, items: int) -> Line:
             made.signal(made.workers[0], signal.SIGCONT)
 
         outcome = asyncio.run(made.run(5 * n, events=[(0.2, event)]))
-        print(made.server.curve(0, made.server.now, 1.0))
         return figures(made, outcome, while_stopped=round(held[0], 4))
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 #: 6 fewest in flight in the last `window`, 7 number of the call, 8 N of the configuration,
 #: 9 ttl, 10 margin, 11 window, 12 grace, all four in ms, 13 and 14: what ran at the server, and
 #: the answer's `now` before that was looked up; -1 when nobody has looked.
-#: Returns N, the part that the holder may fill, the part to come down or up to, whether the holder shall look at
-#: the server, and Redis's time in ms. The fields are described in fanout.keys.
+#: Returns N, the part that the holder may fill, the part to come down or up to, whether it shall
+#: look at the server, and Redis's time in ms. The fields are described in fanout.keys.
 RENEW = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
