@@ -64,7 +64,7 @@ def stopped(n: int, items: int) -> Line:
             held.append(made.server.in_flight / n)  # at the server, the stopped one's included
             made.signal(made.workers[0], signal.SIGCONT)
 
-        outcome = asyncio.run(made.run(max(6 * n, items // 16), events=[(0.2, event)]))
+        outcome = asyncio.run(made.run(5 * n, events=[(0.2, event)]))
         return figures(made, outcome, while_stopped=round(held[0], 4))
 
 

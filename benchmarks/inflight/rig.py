@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -85,10 +86,12 @@ class Server:
 class Rig:
     """All processes of one scenario; made by `rig`."""
 
-    def __init__(self, place: Path, stack: Stack, servers: list[Server]) -> None:
+    def __init__(self, place: Path, base: Stack, stack: Stack, servers: list[Server]) -> None:
         self.place = place
         self.servers = servers
         self.workers: list[Process] = []
+        #: Redis is stopped after the workers, also if it was restarted after they were started.
+        self._base = base
         self._stack = stack
         self._made = 0
         self._valkey: ValkeyServer | None = None
@@ -128,7 +131,7 @@ class Rig:
     def start_redis(self) -> None:
         """Start Redis, with the data that it had before."""
         self._valkey = ValkeyServer(self.place / "valkey", port=self._redis_port)
-        self._valkey.start_in(self._stack)
+        self._valkey.start_in(self._base)
 
     def kill_redis(self) -> None:
         """SIGKILL to Redis."""
@@ -179,6 +182,13 @@ class Rig:
         """Send a signal to a worker's process."""
         assert worker.pid is not None
         os.kill(worker.pid, number)
+
+    def keep_logs(self) -> None:
+        """Copy the logs to the folder named by INFLIGHT_LOGS, if any."""
+        if folder := os.environ.get("INFLIGHT_LOGS"):
+            shutil.copytree(
+                self.place, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("valkey")
+            )
 
     async def run(self, items: int, tier: str = "default", events: Events | None = None) -> Outcome:
         """Run a job of so many items through the workers of a tier, with events on its way."""
@@ -251,10 +261,11 @@ def figures(rig: Rig, *outcomes: Outcome, **more: Any) -> dict[str, Any]:
 @contextmanager
 def rig(servers: list[Server], workers: Mapping[str, int]) -> Iterator[Rig]:
     """A running rig, in a folder of its own."""
-    with TemporaryDirectory(prefix="fanout-inflight-") as place, Stack() as stack:
-        made = Rig(Path(place), stack, servers)
+    with TemporaryDirectory(prefix="fanout-inflight-") as place, Stack() as base, Stack() as stack:
+        made = Rig(Path(place), base, stack, servers)
         made.start(workers)
         yield made
+        made.keep_logs()
 
 
 def wait(seconds: float) -> None:

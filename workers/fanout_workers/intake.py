@@ -138,7 +138,7 @@ class Intake:
     def _pause(self, consumer: Any) -> None:
         if not self._closed:
             self._closed = True
-            log.warning("no quota at any endpoint of the tier: items go back to the queue")
+            log.info("no quota at any endpoint of the tier: items go back to the queue")
             consumer.cancel_task_queue(self._queue)
         self._send_back()
 

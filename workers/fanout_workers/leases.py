@@ -80,7 +80,7 @@ class Grant:
 
     Attributes:
         n: N of the endpoint.
-        part: the part recorded for this process.
+        part: the part that this process may fill.
         target: the part to come down or up to.
         look: whether this process shall look at what runs at the server.
         now: Redis's time in ms.
@@ -110,11 +110,13 @@ class _Lease:
     lows: deque[tuple[float, int]] = field(default_factory=lambda: deque([(boottime(), 0)]))
     #: (Redis's time before, own time after, load) of the last looks.
     looks: deque[tuple[int, float, int]] = field(default_factory=deque)
+    audits: bool = False
     looking: bool = False
     learned_at: float = -math.inf
     started: int = 0
     started_at: float = field(default_factory=boottime)
-    curious_at: float = 0.0
+    got_at: float | None = None
+    curious_at: float = -math.inf
     curiosity_s: float = _CURIOUS_S
 
     def low(self, now: float) -> int:
@@ -136,7 +138,8 @@ class _Lease:
         """(requests to lease permits for, whether to hold idle ones as well)."""
         load = self.load
         if load.started != self.started:
-            self.started, self.started_at, self.curiosity_s = load.started, now, _CURIOUS_S
+            self.started, self.started_at = load.started, now
+            self.got_at, self.curious_at, self.curiosity_s = None, -math.inf, _CURIOUS_S
         if load.circuit.state != "closed":
             return max(load.in_flight, int(load.circuit.state == "half-open")), 0
         if waiting and load.in_flight < load.limit and now - self.started_at > _IDLE_S:
@@ -144,12 +147,24 @@ class _Lease:
         if waiting:
             # More than is here: what is fetched follows the quota, and both shall double.
             return 2 * load.in_flight + waiting, 1
-        if not load.in_flight and not load.limit and now >= self.curious_at:
-            # Without quota nothing is fetched, so that nothing could show a demand.
+        return load.in_flight or self._curiosity(now), 1
+
+    def _curiosity(self, now: float) -> int:
+        """1 to ask for a first permit: without one nothing is fetched that could show a demand.
+
+        One that is not used within _IDLE_S is left to others, ever longer each time.
+        """
+        if not self.load.limit:
+            self.got_at = None
+            return int(now >= self.curious_at)
+        if self.got_at is None:
+            self.got_at = now
+        if now - self.got_at < _IDLE_S:
+            return 1
+        if self.curious_at <= self.got_at:
             self.curious_at = now + self.curiosity_s
             self.curiosity_s = min(2 * self.curiosity_s, _CURIOUS_MAX_S)
-            return 1, 1
-        return load.in_flight, 1
+        return 0
 
 
 class Leases:
@@ -212,12 +227,13 @@ class Leases:
         async with asyncio.TaskGroup() as group:
             while True:
                 await asyncio.sleep(HUNGRY_S)
-                if not lease.looking:
+                if not lease.audits:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(EVERY_S - HUNGRY_S):
                             await hungry.wait()
                 hungry.clear()
                 grant = await self._call(lease)
+                lease.audits = bool(grant and grant.look)
                 if grant and grant.look and not lease.looking:
                     lease.looking = True
                     # Beside the renewals, which must not wait for a server.
