@@ -18,8 +18,10 @@ def split(noted: list[str], what: str) -> tuple[list[str], list[str]]:
     return noted[:at], noted[at + 1 :]
 
 
-@pytest.fixture
-def project() -> Iterator[Project]:
+@pytest.fixture(params=["redis", "fanout_workers.transport:Transport"], ids=["kombu", "batched"])
+def project(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """Over kombu's transport and over the batched one."""
+    monkeypatch.setenv("POOL_APP_TRANSPORT", request.param)
     with running_server("valkey") as url, opened(url) as project:
         yield project
 

@@ -24,6 +24,8 @@ RENEWALS = 3
 _RETRY_S = 1.0
 #: How long the thread waits for Redis, in seconds.
 _SOCKET_TIMEOUT_S = 5.0
+#: The shortest visibility timeout, in seconds: the thread must not spin.
+_SHORTEST_S = 0.1
 
 _all: dict[Any, Custody] = {}
 
@@ -53,6 +55,7 @@ class Custody:
     def attach(self, channel: object) -> None:
         """A channel tells Redis, as soon as there is something to tell."""
         self._servers.add(channel)
+        self._wake.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="unacked-renewal", daemon=True)
             self._thread.start()
@@ -116,33 +119,41 @@ class Custody:
             self._wake.wait(self._pause())
             self._wake.clear()
             try:
-                if self._is_due():
-                    self.renew()
-                if not self._servers:
-                    self.flush()
+                self._do_what_is_due()
             except (redis.RedisError, OSError) as error:
                 if self._renewing_since is not None:
                     logger.warning("Cannot renew what this worker holds: %r", error)
                 self._renewing_since = self._renewed_at = None
-                self._wake.clear()
                 time.sleep(_RETRY_S)
             except Exception:
                 logger.exception("The renewal failed")
                 time.sleep(_RETRY_S)
 
-    def _is_due(self) -> bool:
-        return self._until_due() <= 0
+    def _do_what_is_due(self) -> None:
+        if self._is_idle:
+            self._renewing_since = self._renewed_at = None
+            self.broker.close()  # it connects again when it is used again
+            return
+        if self._until_due() <= 0:
+            self.renew()
+        if not self._servers:
+            self.flush()
+
+    @property
+    def _is_idle(self) -> bool:
+        return not (self._servers or self.holdings.held or self.holdings.has_errands)
 
     def _until_due(self) -> float:
         if self._renewed_at is None:
             return 0.0
-        return self._renewed_at + self.timeout_s / RENEWALS - time.monotonic()
+        return max(0.0, self._renewed_at + self.timeout_s / RENEWALS - time.monotonic())
 
-    def _pause(self) -> float:
-        until_due = max(0.0, self._until_due())
+    def _pause(self) -> float | None:
+        if self._is_idle:
+            return None
         if self._servers or not (self.holdings.has_errands or self.holdings.lost):
-            return until_due
-        return min(until_due, _RETRY_S)
+            return self._until_due()
+        return min(self._until_due(), _RETRY_S)
 
 
 def custody_of(params: dict[str, Any], keys: Keys, timeout_s: float) -> Custody:
@@ -157,7 +168,7 @@ def custody_of(params: dict[str, Any], keys: Keys, timeout_s: float) -> Custody:
         client = redis.Redis(connection_pool=pool)
         custody = _all.setdefault(identity, Custody(Broker(client, keys), timeout_s))
     # Celery sets the option on each connection; the shortest one is safe for all.
-    custody.timeout_s = min(custody.timeout_s, timeout_s)
+    custody.timeout_s = max(_SHORTEST_S, min(custody.timeout_s, timeout_s))
     return custody
 
 

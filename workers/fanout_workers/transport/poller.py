@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from queue import Empty
 from typing import Any
 
@@ -85,8 +87,26 @@ class Transport(redis.Transport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle = Poller()
+        self._unhook: Callable[[], object] = lambda: None
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Let Celery's hub drive the channels."""
         self.cycle.has_hub = True
+        before = set(loop.on_tick)
         super().register_with_event_loop(connection, loop)
+        # kombu registers all its sockets anew at each tick, and goes on when it is closed.
+        on_tick = partial(self._on_tick, loop)
+        loop.on_tick.intersection_update(before)
+        loop.on_tick.add(on_tick)
+        self._unhook = partial(loop.on_tick.discard, on_tick)
+
+    def close_connection(self, connection: Any) -> None:
+        """Close all channels."""
+        self._unhook()
+        super().close_connection(connection)
+
+    def _on_tick(self, loop: Any) -> None:
+        self.cycle.on_poll_start()
+        for fileno in self.cycle.fds:
+            if fileno not in loop.readers:
+                loop.add_reader(fileno, self.on_readable, fileno)
