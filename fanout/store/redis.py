@@ -132,10 +132,15 @@ class RedisStore:
         client: a redis-py asyncio client that returns bytes; `connect_redis` makes one.
         name: the server's address for messages, without its password.
         url: where a first look connects to without riding out an absence.
+        linger_s: how long an item that ends may wait for others to end with, in seconds.
     """
 
     def __init__(
-        self, client: redis.asyncio.Redis, name: str = "Redis", url: str | None = None
+        self,
+        client: redis.asyncio.Redis,
+        name: str = "Redis",
+        url: str | None = None,
+        linger_s: float = 0.0,
     ) -> None:
         # redis-py's annotations of its answers change from version to version.
         self._redis: Any = client
@@ -145,12 +150,12 @@ class RedisStore:
         self._set_state = client.register_script(_SET_STATE)
         self._settle = client.register_script(_SETTLE)
         self._submit = client.register_script(_SUBMIT)
-        self._settling = Settling(self._end_all)
+        self._settling = Settling(self._end_all, linger_s)
 
     @classmethod
-    def from_url(cls, url: str, name: str | None = None) -> RedisStore:
+    def from_url(cls, url: str, name: str | None = None, linger_s: float = 0.0) -> RedisStore:
         """A store at that URL; nothing is connected yet."""
-        return cls(connect_redis(url), name or url, url)
+        return cls(connect_redis(url), name or url, url, linger_s)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

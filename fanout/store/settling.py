@@ -1,8 +1,9 @@
 """Records on their way into Redis, many in one call.
 
-An item of a model server's takes a fraction of a millisecond here, and a call of its own to Redis
-would be the largest part of it. So what is settled while a call is under way shares the next one;
-nobody waits for company that may not come.
+A call of its own to Redis would be the largest part of what an item costs, and what ends together
+is also acknowledged and replaced together. So what is settled while a call is under way shares the
+next one, and where a linger is given the next one waits for company that long after the last. What
+comes after a pause goes at once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field
 
@@ -18,6 +20,8 @@ from fanout.errors import Unavailable
 #: Records and bytes that one call carries at most: a script holds Redis up while it runs.
 _MOST = 256
 _MOST_BYTES = 4 * 2**20
+#: Records that are company enough.
+_ENOUGH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +42,26 @@ class Ending:
 Settle = Callable[[str, Sequence[Ending]], Awaitable[Sequence[bool | Exception]]]
 
 
+class _Line:
+    """What waits of one job."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Ending] = deque()
+        self.is_enough = asyncio.Event()
+
+
 class Settling:
     """Ends items by the batch, one call at a time for each job, in the order of asking.
 
     Args:
         settle: ends a batch; what it raises is raised to every caller of the batch.
+        linger_s: seconds between two calls, at least, unless there is much to carry.
     """
 
-    def __init__(self, settle: Settle) -> None:
+    def __init__(self, settle: Settle, linger_s: float = 0.0) -> None:
         self._settle = settle
-        self._waiting: dict[str, deque[Ending]] = {}
+        self._linger_s = linger_s
+        self._lines: dict[str, _Line] = {}
         self._senders: set[asyncio.Task[None]] = set()
 
     async def end(self, job: str, ending: Ending) -> bool:
@@ -56,24 +70,37 @@ class Settling:
         Raises:
             Unavailable: Redis is away, or refuses this record; the item may have ended yet.
         """
-        waiting = self._waiting.get(job)
-        if waiting is None:
-            waiting = self._waiting[job] = deque()
+        line = self._lines.get(job)
+        if line is None:
+            line = self._lines[job] = _Line()
             # No context: the first caller's would be kept alive by those who come after it.
-            sender = asyncio.create_task(self._send(job, waiting), context=Context())
+            sender = asyncio.create_task(self._send(job, line), context=Context())
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
-        waiting.append(ending)
+        line.waiting.append(ending)
+        if len(line.waiting) >= _ENOUGH:
+            line.is_enough.set()
         return await ending.won
 
-    async def _send(self, job: str, waiting: deque[Ending]) -> None:
+    async def _send(self, job: str, line: _Line) -> None:
+        clock = asyncio.get_running_loop().time
         try:
-            while waiting:
-                await self._send_batch(job, _taken(waiting))
+            while line.waiting:
+                next_at = clock() + self._linger_s
+                await self._send_batch(job, _taken(line.waiting))
+                await self._linger(line, next_at - clock())
         finally:
-            del self._waiting[job]
-            for ending in waiting:  # the loop is being closed
+            del self._lines[job]
+            for ending in line.waiting:  # the loop is being closed
                 ending.won.cancel()
+
+    async def _linger(self, line: _Line, seconds: float) -> None:
+        line.is_enough.clear()
+        if seconds <= 0 or len(line.waiting) >= _ENOUGH:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await line.is_enough.wait()
 
     async def _send_batch(self, job: str, batch: Sequence[Ending]) -> None:
         outcomes: Sequence[bool | Exception]

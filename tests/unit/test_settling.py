@@ -64,7 +64,7 @@ async def test_jobs_do_not_wait_for_each_other() -> None:
     assert redis.calls == [("j", [0]), ("k", [0])]
     redis.answer.set()
     assert await asyncio.gather(*tasks) == [True, True]
-    assert not ends._waiting
+    assert not ends._lines
 
 
 async def test_a_call_carries_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +77,33 @@ async def test_a_call_carries_no_more_than_it_may(monkeypatch: pytest.MonkeyPatc
     tasks = [ends.end("j", ending(n, size)) for n, size in enumerate(sizes)]
     assert await asyncio.gather(*tasks) == [True] * len(sizes)
     assert [ordinals for _, ordinals in redis.calls] == [[0, 1, 2], [3], [4], [5, 6], [7]]
+
+
+async def test_a_call_waits_for_company_only_after_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settling, "_ENOUGH", 3)
+    redis = Redis()
+    redis.answer.set()
+    ends = Settling(redis.settle, linger_s=3600.0)
+    assert await ends.end("j", ending(0)) is True
+    tasks = await begun(ends, "j", ending(1), ending(2))
+    assert redis.calls == [("j", [0])]
+    tasks += await begun(ends, "j", ending(3))  # that is enough
+    assert await asyncio.gather(*tasks) == [True] * 3
+    assert redis.calls == [("j", [0]), ("j", [1, 2, 3])]
+
+
+async def test_a_call_does_not_wait_for_company_for_ever() -> None:
+    redis = Redis()
+    redis.answer.set()
+    ends = Settling(redis.settle, linger_s=0.01)
+    for number in range(3):
+        assert await ends.end("j", ending(number)) is True
+    assert len(redis.calls) == 3
+    async with asyncio.timeout(10):
+        while ends._lines:  # whoever comes after a pause goes at once
+            await asyncio.sleep(0)
 
 
 async def test_a_failed_call_is_told_to_each_of_its_callers_and_no_other() -> None:

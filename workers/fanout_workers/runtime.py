@@ -38,6 +38,9 @@ _REPORT_EVERY_S = 2.0
 _REPORT_TTL_S = 10.0
 #: Seconds between two looks at the endpoints while one of them is not well.
 _UNWELL_S = 0.5
+#: How long an item that has ended may wait for others, to be written with them, in seconds. Its
+#: permit is free by then, and the items beyond those in flight fill its place.
+_LINGER_S = 0.025
 
 
 class Runtime:
@@ -81,7 +84,9 @@ class Runtime:
     async def open(self) -> None:
         """Connect; must run on the loop that runs the items."""
         self._loop = asyncio.get_running_loop()
-        self._store = RedisStore.from_url(self._settings.redis_url, self._settings.redis_name)
+        self._store = RedisStore.from_url(
+            self._settings.redis_url, self._settings.redis_name, linger_s=_LINGER_S
+        )
         self._transport = open_transport()
         # A client of its own: a renewal must not wait behind other calls, nor be tried again by
         # the library when its time has passed.
