@@ -95,6 +95,12 @@ def test_a_queue_in_the_server_brings_n_down_to_its_slots() -> None:
     assert (one.regime, one.phase) == ("cap", "hold")
 
 
+def test_a_queue_as_short_as_it_should_be_ends_the_ramp() -> None:
+    server, one = Formula(flat_from(24), slots=24), controller(27)
+    made = server.drive(one, 4)[-1]
+    assert (made.n, made.phase, made.reason) == (27, "hold", "requests queue for slots")
+
+
 def test_one_poll_with_a_queue_is_no_reason() -> None:
     server, one = Formula(linear), controller(16)
     for _ in range(6):
