@@ -9,7 +9,7 @@ import pytest
 
 from fanout.errors import JobError
 from fanout.failures import Kind
-from fanout.store import Counts, EndpointInfo, Store, WorkerInfo
+from fanout.store import Counts, Decided, EndpointInfo, Store, WorkerInfo
 from fanout.wire import STATUSES, ErrorInfo, Item, JobSpec, Record, Status
 
 SPEC = JobSpec(kind="echo", tier="heavy", params={"words": 3, "names": ["a", "é"]}, results=True)
@@ -43,6 +43,27 @@ class StoreContract:
         assert (await store.endpoint("other")).concurrency is None
         await store.set_concurrency("spark", None)
         assert (await store.endpoint("spark")).concurrency is None
+
+    async def test_the_decisions_of_a_controller(self, store: Store) -> None:
+        assert await store.decisions("spark") == []
+        first = Decided(1.5, 20, 16, "ramp", "first step", {"in_flight": 16.0}, "w/1")
+        second = Decided(2.5, 25, 20, "ramp", "throughput rises", {}, "w/1")
+        await store.steer("spark", first)
+        await store.steer("spark", second)
+        assert await store.decisions("spark") == [second, first]
+        assert await store.decisions("spark", 1) == [second]
+        assert await store.decisions("other") == []
+        assert (await store.endpoint("spark")).auto == 25
+        await store.unsteer("spark")
+        assert (await store.endpoint("spark")).auto is None
+        assert len(await store.decisions("spark")) == 2
+
+    async def test_only_the_last_decisions_are_kept(self, store: Store) -> None:
+        for n in range(505):
+            await store.steer("spark", Decided(float(n), n + 1, n, "hold", "holding"))
+        kept = await store.decisions("spark", 1000)
+        assert len(kept) == 500
+        assert (kept[0].at, kept[-1].at) == (504.0, 5.0)
 
     async def test_answers(self, store: Store) -> None:
         await store.ping()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -53,11 +52,27 @@ class Outcome:
     marks: dict[float, int] = field(default_factory=dict)
     most_in_flight: int = 0
     timeouts: int = 0
-    reached_at: dict[int, float] = field(default_factory=dict)
-    path: list[tuple[float, int, str]] = field(default_factory=list)
+    path: list[tuple[float, int]] = field(default_factory=list)
     n: int = 0
-    mean_n: float = 0.0
-    neighbour_tokens: int = 0
+    duration_s: float = 0.0
+    total_tokens: int = 0
+    ends: list[tuple[float, int, int]] = field(default_factory=list)
+
+    def first_at(self, n: int) -> float:
+        """When N was first so large; the whole time if it never was."""
+        return next((at for at, held in self.path if held >= n), max(self.marks))
+
+    def least_n(self, since: float) -> int:
+        """The smallest N from then on."""
+        held = [n for at, n in self.path if at >= since]
+        before = [n for at, n in self.path if at < since]
+        return min([*held, *before[-1:]])
+
+    def own_share(self, since: float) -> float:
+        """This client's part of the tokens from then on."""
+        _, own, other = next(end for end in self.ends if end[0] >= since)
+        own, other = self.ends[-1][1] - own, self.ends[-1][2] - other
+        return own / max(1, own + other)
 
 
 class _Client:
@@ -71,7 +86,8 @@ class _Client:
         self.latency_s = 0.0
         self.area = 0.0
         self.area_at = 0.0
-        self.total = 0
+        self.total = self.came = 0
+        self.lasted_s = 0.0
 
     def fill(self, now: float) -> None:
         while len(self.open) < self.n:
@@ -92,6 +108,8 @@ class _Client:
         self.tokens += sequence.work.output_tokens
         self.total += sequence.work.output_tokens
         self.latency_s += now - began
+        self.lasted_s += now - began
+        self.came += 1
 
     def expire(self, now: float) -> None:
         while self.deadlines and self.deadlines[0][0] <= now:
@@ -141,8 +159,8 @@ class Loop:
         self._random = random.Random(seed + 1)
         self._mu = math.log(load.output_tokens) - load.sigma**2 / 2
         self._own, self._other = _Client(self, "own"), _Client(self, "other")
-        self._streamed: dict[Sequence, int] = {}
         self._counted = 0
+        self._timeouts = 0
         self._numbers = 0
 
     def work(self, now: float) -> Work:
@@ -153,22 +171,18 @@ class Loop:
         prompt = round(load.prompt_tokens * factor * self._random.uniform(0.8, 1.2))
         return Work(str(self._numbers), prompt, length)
 
-    def run(
-        self, marks: list[float], watch: Callable[[float, Policy], None] | None = None
-    ) -> Outcome:
+    def run(self, marks: list[float]) -> Outcome:
         """Run until the last of the times in `marks`; tokens are noted at each."""
         outcome = Outcome()
         now, poll_at, ends = 0.0, 0.0, iter(sorted(marks))
         mark = next(ends)
         last = max(marks)
-        area = 0.0
         while True:
             event = self.engine.next_at()
             target = min(
                 event if event is not None else math.inf, poll_at, mark,
                 self._own.deadline(), self._other.deadline(),
             )  # fmt: skip
-            area += self._policy.n * (target - now)
             now = target
             for sequence in self.engine.advance(now):
                 client = self.owner.pop(sequence)
@@ -179,9 +193,8 @@ class Loop:
                 poll_at = now + POLL_S
                 self._policy.look(self._observation(now))
                 if not outcome.path or outcome.path[-1][1] != self._policy.n:
-                    outcome.path.append((now, self._policy.n, getattr(self._policy, "reason", "")))
-                if watch is not None:
-                    watch(now, self._policy)
+                    outcome.path.append((now, self._policy.n))
+                outcome.ends.append((now, self._own.total, self._other.total))
                 load = self._load
                 here = load.neighbour_from_s <= now < load.neighbour_until_s
                 self._other.n = load.neighbour if here else 0
@@ -195,11 +208,11 @@ class Loop:
                     break
                 mark = next(ends)
         outcome.timeouts = self._timeouts
-        outcome.n, outcome.mean_n = self._policy.n, area / last
-        outcome.neighbour_tokens = self._other.total
+        outcome.n = self._policy.n
+        outcome.duration_s = self._own.lasted_s / max(1, self._own.came)
+        outcome.total_tokens = self._own.total + self._other.total
+        outcome.ends = outcome.ends[::60]  # one in five minutes is enough to send home
         return outcome
-
-    _timeouts = 0
 
     def _observation(self, now: float) -> Observation:
         own = self._own

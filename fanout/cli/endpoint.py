@@ -10,6 +10,7 @@ from rich.table import Table
 from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import plain, stdout
+from fanout.cli.decisions import log
 from fanout.cli.exits import Exit
 from fanout.client import Fanout, connect
 from fanout.errors import UsageError
@@ -63,6 +64,9 @@ def change(
 def reset(name: Target, *, redis: options.Redis = None) -> int:
     """Go back to the N of the configuration, or of the controller where there is one."""
     return aio.run(_set(redis, name, None))
+
+
+endpoint.command(log)
 
 
 async def _show(redis: str | None, name: str | None) -> int:

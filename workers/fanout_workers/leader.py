@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 #: The lock, and what a process that says nothing more counts, last for so many polls.
 _POLLS = 3
+#: Seconds after which the N that a leader left says no more of the server than one remembered.
+_HELD_S = 600
 #: Decisions that are not worth a note are kept this often, in polls: a sign of life.
 _QUIET = 24
 
@@ -66,6 +68,7 @@ class Crowd:
 
     def __init__(self) -> None:
         self._last: dict[str, _Reading] = {}
+        self._began = False
         self.kind = ""
 
     def observe(self, at: float, seen: Mapping[str, Totals]) -> tuple[Observation, list[str]]:
@@ -87,6 +90,7 @@ class Crowd:
             self.kind = totals.kind or self.kind
         for holder in self._last.keys() - seen.keys():
             del self._last[holder]
+        self._began = True
         chunks = round(sums["chunks"] * self._tokens_per_chunk(seen))
         return Observation(
             at=at, in_flight=in_flight, mean_in_flight=mean, completed=round(sums["completed"]),
@@ -99,6 +103,9 @@ class Crowd:
     def _read(self, holder: str, totals: Totals, sums: dict[str, float]) -> _Reading:
         reading = self._last.get(holder)
         if reading is None or totals.at < reading.totals.at:  # new, or begun anew
+            if self._began:  # all that it has counted is news
+                for name in COUNTERS:
+                    sums[name] += getattr(totals, name)
             reading = self._last[holder] = _Reading(totals, float(totals.in_flight))
             return reading
         passed = totals.at - reading.totals.at
@@ -152,6 +159,7 @@ class Leader:
         self._holder = holder
         self._poll_s = poll_s
         self._controller: Controller | None = None
+        self._held = f"{keys.leader(self._name)}:held"
         self._crowd = Crowd()
         self._quiet = 0
 
@@ -192,8 +200,10 @@ class Leader:
                      self._controller.n)  # fmt: skip
             await self._keep(self._controller.observe(await self._with_gauges(seen)), "took over: ")
             return None
+        await self._redis.set(self._held, 1, ex=_HELD_S)
         decision = self._controller.observe(await self._with_gauges(seen))
-        self._quiet += 1
+        # Nothing in flight is nothing to tell: a worker may wait for work for weeks.
+        self._quiet += 1 if seen.in_flight else 0
         if decision.noted or self._quiet >= _QUIET:
             await self._keep(decision)
         return decision
@@ -224,7 +234,7 @@ class Leader:
         kind = (self._crowd.kind or raw.get(b"last", b"").decode()).encode()
         remembered = Remembered(**orjson.loads(raw[kind])) if kind and kind in raw else None
         # The N in force says something only as long as somebody has held it of late.
-        held = await self._redis.exists(f"{keys.leader(self._name)}:held")
+        held = await self._redis.exists(self._held)
         return Controller(bounds, remembered, running if held else None)
 
     async def _keep(self, decision: Decision, prefix: str = "") -> None:
@@ -240,7 +250,6 @@ class Leader:
         log.info("endpoint %s: N %d -> %d (%s: %s) %s", self._name, decided.before, decided.n,
                  decided.phase, decided.reason, figures)  # fmt: skip
         await self._store.steer(self._name, decided)
-        await self._redis.set(f"{keys.leader(self._name)}:held", 1, ex=600)
         kind = self._crowd.kind
         if kind and decision.inputs.get("in_flight"):
             memory = orjson.dumps(asdict(controller.memory))

@@ -39,6 +39,11 @@ class Brake:
         """Whether the last poll showed a queue: no time to raise N."""
         return bool(self._streak)
 
+    @property
+    def lasting(self) -> bool:
+        """Whether it has been so for long enough to be the server's state."""
+        return len(self._streak) >= _STREAK
+
     def check(self, sample: Sample, window: Window, n: int) -> Braked | None:
         """Whether N has to come down now."""
         if sample.waiting is None or sample.running is None:

@@ -219,6 +219,10 @@ class Controller:
             self._ramp = Ramp(
                 self.n, bool(self._direct), self._near, 4 * self._bounds.start, self._points
             )
+        if self._brake.lasting:  # and the brake found no smaller N: this is the right one
+            self.regime = "cap"
+            self._start_holding(sample.at)
+            return True, "requests queue for slots"
         if self._brake.pressed:
             return False, "requests queue in the server"
         limit = self._limit(sample)

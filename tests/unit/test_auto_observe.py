@@ -1,0 +1,91 @@
+"""Rates from observations: whose tokens, over what time, and what is not known."""
+
+from __future__ import annotations
+
+import pytest
+
+from fanout_workers.auto import Gauges, Observation, Streams
+from fanout_workers.auto.observe import Window, throughput
+
+
+def completions(at: float, in_flight: int, **more: float) -> Observation:
+    figures = {"mean_in_flight": float(in_flight), **more}
+    return Observation(at, in_flight, **figures)  # type: ignore[arg-type]
+
+
+def test_throughput_by_little_s_law() -> None:
+    window = Window()
+    window.add(completions(0, 10))
+    window.add(completions(5, 10, completed=2, tokens=600, latency_s=100.0))
+    window.add(completions(10, 20, completed=1, tokens=300, latency_s=50.0))
+    # 15 in flight on average, 6 tokens in each second of a request.
+    assert throughput(list(window.samples)) == pytest.approx(15 * 900 / 150)
+    assert window.duration_s == pytest.approx(50.0)
+    assert window.mean_tokens == pytest.approx(300.0)
+
+
+def test_before_the_first_reply_nothing_is_known_but_that_it_takes_longer() -> None:
+    window = Window()
+    for at in (0, 5, 10, 40):
+        window.add(completions(at, 4))
+    assert throughput(list(window.samples)) is None
+    assert window.duration_s == 40.0
+
+
+def test_the_server_s_own_count_comes_first_and_belongs_to_all_clients() -> None:
+    window = Window()
+    for at, tokens in ((0, 1000), (5, 2000), (10, 3500)):
+        gauges = Gauges(running=60, waiting=20, kv=0.5, tokens=tokens)
+        window.add(Observation(at, 40, 40.0, 1, 10, 1.0, gauges=gauges, streams=Streams(tokens=1)))
+    first, second = window.samples
+    assert (first.rate, second.rate) == (200.0, 300.0)
+    assert first.load == 80.0  # ours and theirs
+    assert (first.running, first.waiting) == (30.0, 10.0)  # our part
+    assert window.others > 0
+
+
+def test_streams_tell_where_metrics_do_not() -> None:
+    window = Window()
+    window.add(Observation(0, 10, 10.0, streams=Streams(tokens=0)))
+    sample = window.add(Observation(5, 10, 10.0, streams=Streams(50, unstarted=2, stalled=1)))
+    assert sample is not None
+    assert (sample.rate, sample.waiting, sample.running, sample.preempted) == (10.0, 3.0, 7.0, 1.0)
+    assert sample.kv is None
+
+
+def test_a_server_that_counts_no_tokens_leaves_little_s_law() -> None:
+    window = Window()
+    window.add(Observation(0, 8, 8.0, gauges=Gauges(4, 4)))
+    sample = window.add(Observation(5, 8, 8.0, 1, 100, 20.0, gauges=Gauges(4, 4)))
+    assert sample is not None
+    assert (sample.rate, sample.running, sample.waiting) == (None, 4.0, 4.0)
+    assert throughput([sample]) == pytest.approx(8 * 100 / 20)
+
+
+def test_a_restarted_server_is_not_a_fall() -> None:
+    window = Window()
+    window.add(Observation(0, 8, 8.0, gauges=Gauges(8, 0, tokens=5000)))
+    assert window.add(Observation(5, 8, 8.0, gauges=Gauges(8, 0, tokens=10))) is None
+    sample = window.add(Observation(10, 8, 8.0, gauges=Gauges(8, 0, tokens=60)))
+    assert sample is not None
+    assert sample.rate == 10.0
+
+
+def test_one_look_that_failed_does_not_change_the_way_of_measuring() -> None:
+    window = Window()
+    for at in range(0, 50, 5):
+        gauges = None if at == 20 else Gauges(8, 0, tokens=at * 100)
+        window.add(Observation(at, 8, 8.0, 1, 3, 1.0, gauges=gauges))
+    assert throughput(list(window.samples)) == pytest.approx(100.0)
+
+
+def test_d_follows_the_work() -> None:
+    window = Window()
+    window.add(completions(0, 10))
+    for poll in range(1, 40):
+        window.add(completions(5 * poll, 10, completed=5, tokens=500, latency_s=100.0))
+    assert window.duration_s == pytest.approx(20.0)
+    for poll in range(40, 60):
+        window.add(completions(5 * poll, 10, completed=5, tokens=1500, latency_s=300.0))
+    assert window.duration_s == pytest.approx(60.0, rel=0.05)
+    assert window.mean_tokens == pytest.approx(300.0, rel=0.05)

@@ -1,0 +1,358 @@
+"""The rules of ramp, brake, refine and hold, one by one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from fanout_workers.auto import Bounds, Controller, Remembered
+from fanout_workers.auto.leg import Point
+from fanout_workers.auto.levels import Levels
+from fanout_workers.auto.ramp import elasticity, smallest_near_best
+from tests.unit.autokit import Formula, cliff_at, controller, flat_from, linear
+
+
+def points(curve: object, *loads: int) -> list[Point]:
+    assert callable(curve)
+    return [Point(n, float(n), curve(n)) for n in loads]
+
+
+# --- ramp
+
+
+def test_elasticity_is_the_slope_in_logarithms() -> None:
+    assert elasticity(points(linear, 16, 20, 25)) == pytest.approx(1.0)
+    assert elasticity(points(flat_from(1e9, 0.6), 64, 69, 75, 81)) == pytest.approx(0.6)
+    assert elasticity(points(linear, 16)) is None
+    assert elasticity([]) is None
+    # What lies far below does not count.
+    assert elasticity([Point(1, 1.0, 500.0), *points(linear, 100, 120)]) == pytest.approx(1.0)
+
+
+def test_of_equals_the_smallest_n_is_chosen() -> None:
+    many = points(flat_from(100), 50, 60, 70, 80, 90, 100, 110, 120, 130)
+    assert smallest_near_best(many).n == 100
+    assert smallest_near_best(points(linear, 10, 20, 30)).n == 30
+
+
+def test_the_ramp_takes_large_steps_while_the_server_is_far_from_its_limits() -> None:
+    server, one = Formula(linear), controller(16)
+    steps = [d.n / d.before for d in server.drive(one, 60) if d.n != d.before]
+    assert steps[0] == pytest.approx(1.25)  # nothing is known yet
+    assert max(steps) == pytest.approx(1.5, abs=0.02)
+    assert one.n > 200
+
+
+def test_the_ramp_takes_small_steps_once_gains_grow_less() -> None:
+    server, one = Formula(flat_from(1e9, 0.6)), controller(16)
+    made = [d for d in server.drive(one, 60) if d.n != d.before]
+    assert all(d.n / d.before == pytest.approx(1.08, abs=0.01) for d in made if d.before > 80)
+    assert all(d.phase == "ramp" for d in made)
+
+
+@pytest.mark.parametrize("mode", ["M", "T"])
+@pytest.mark.parametrize("top", [40, 150, 400])
+def test_the_ramp_ends_where_nothing_more_is_gained(mode: str, top: int) -> None:
+    server, one = Formula(cliff_at(top), mode), controller(16)
+    ended = server.until(one, lambda d: d.phase == "refine")
+    assert "no longer rises" in ended.reason
+    assert 0.85 * top <= ended.n <= 1.15 * top
+    # Steps are larger below 4 x the start: there, too many cost little.
+    assert max(d.n for d in server.decisions) <= (1.3 if top > 64 else 1.6) * top
+
+
+def test_without_tokens_as_they_come_the_steps_are_few_and_large() -> None:
+    server, one = Formula(flat_from(1e9, 0.7), "C"), controller(16)
+    made = [d for d in server.drive(one, 200) if d.n != d.before]
+    assert [round(d.n / d.before, 2) for d in made[:3]] == [2.0, 2.0, 2.0]
+
+
+def test_the_ramp_never_plans_past_95_percent_of_the_cache() -> None:
+    server, one = Formula(linear, kv_of=lambda n: n / 200), controller(16)
+    ended = server.until(one, lambda d: d.phase == "hold")
+    assert ended.n == 190
+    assert one.regime == "kv"
+
+
+def test_the_ramp_stays_within_its_bounds() -> None:
+    server, one = Formula(linear), controller(16, most=50)
+    server.until(one, lambda d: d.phase != "ramp")
+    assert one.n == 50
+    server.drive(one, 500)
+    assert max(d.n for d in server.decisions) == 50
+
+
+# --- brake
+
+
+def test_a_queue_in_the_server_brings_n_down_to_its_slots() -> None:
+    server, one = Formula(flat_from(8), slots=8), controller(16)
+    made = server.drive(one, 4)
+    assert [d.n for d in made] == [16, 16, 16, 10]  # three polls after the first look
+    assert made[-1].reason == "requests queue for slots"
+    assert (one.regime, one.phase) == ("cap", "hold")
+
+
+def test_a_queue_as_short_as_it_should_be_ends_the_ramp() -> None:
+    server, one = Formula(flat_from(24), slots=24), controller(27)
+    made = server.drive(one, 4)[-1]
+    assert (made.n, made.phase, made.reason) == (27, "hold", "requests queue for slots")
+
+
+def test_one_poll_with_a_queue_is_no_reason() -> None:
+    server, one = Formula(linear), controller(16)
+    for _ in range(6):
+        server.slots = 8
+        server.drive(one, 2)
+        server.slots = 10_000
+        server.drive(one, 1)
+    assert min(d.n for d in server.decisions) == 16
+
+
+def test_n_does_not_rise_while_requests_queue() -> None:
+    server, one = Formula(linear), controller(16)
+    server.drive(one, 2)
+    server.slots = 12
+    assert [d.n for d in server.drive(one, 2)] == [16, 16]
+
+
+def test_a_full_cache_brings_n_down_by_what_runs() -> None:
+    server, one = Formula(linear, kv_of=lambda n: 0.5), controller(100)
+    server.drive(one, 1)
+    server.slots, server.kv_of = 80, lambda n: 0.97
+    made = server.until(one, lambda d: d.n < d.before)
+    assert made.n == 80
+    assert made.reason == "requests queue, the KV cache is full"
+    assert one.regime == "kv"
+    assert one.memory.cliff == 100
+
+
+@pytest.mark.parametrize(("running", "n"), [(20, 70), (85, 85), (94, 93)])
+def test_a_full_cache_lowers_n_by_7_to_30_percent(running: int, n: int) -> None:
+    server, one = Formula(linear, kv_of=lambda n: 0.97, slots=running), controller(100)
+    made = server.drive(one, 4)
+    assert made[-1].n == n
+
+
+def test_preemptions_bring_n_down_without_a_queue() -> None:
+    server, one = Formula(linear, kv_of=lambda n: 0.93), controller(100)
+    server.drive(one, 2)
+    for _ in range(20):
+        server.preemptions += 10
+        (made,) = server.drive(one, 1)
+        if made.n < made.before:
+            break
+    assert made.reason == "requests are preempted"
+    assert made.n == 93
+
+
+def test_stalled_streams_are_a_full_cache_and_unstarted_ones_are_not() -> None:
+    stalled, queued = controller(100), controller(100)
+    server = Formula(linear, "T", stalled=15)
+    made = server.until(stalled, lambda d: d.n < d.before)
+    assert (stalled.regime, made.n) == ("kv", 85)
+    made = Formula(linear, "T", slots=50).until(queued, lambda d: d.n < d.before)
+    assert (queued.regime, made.n) == ("cap", 56)
+
+
+def test_the_brake_waits_until_the_last_step_down_has_drained() -> None:
+    server, one = Formula(flat_from(8), slots=8), controller(40)
+    server.until(one, lambda d: d.n == 10)
+    server.in_flight = 38
+    assert {d.reason for d in server.drive(one, 20)} == {"draining"}
+    assert one.n == 10
+
+
+def test_a_floor_against_a_neighbour_that_does_not_give_way() -> None:
+    server, one = Formula(flat_from(20), slots=20, others=64), controller(16)
+    server.drive(one, 400)
+    # It gets a fifth of the slots; without the floor it would end at 2.
+    assert min(d.n for d in server.decisions) >= 8
+
+
+# --- refine
+
+
+def refined(curve: object, start: int, polls: int = 1500) -> Controller:
+    """A controller that took over at `start` and was left alone for a while."""
+    assert callable(curve)
+    one = Controller(Bounds(16), Remembered(start, phase="hold"), running=start)
+    assert one.phase == "refine"
+    Formula(curve).drive(one, polls)
+    return one
+
+
+def test_refining_goes_up_for_a_gain_and_down_for_no_loss() -> None:
+    assert 90 <= refined(flat_from(100), 80).n <= 108
+    assert 90 <= refined(flat_from(100), 130).n <= 108
+    assert 90 <= refined(cliff_at(100), 130).n <= 108
+
+
+def test_steps_down_that_cost_little_do_not_add_up() -> None:
+    # Each step of 8 % costs 1.2 %: one is taken, many would be a slide.
+    assert refined(lambda n: n**0.15, 100, 4000).n >= 85
+
+
+def test_a_probe_that_finds_a_steep_rise_begins_another_ramp() -> None:
+    server = Formula(flat_from(300))
+    one = Controller(Bounds(16), Remembered(100, phase="hold"), running=100)
+    made = server.until(one, lambda d: d.phase == "ramp")
+    assert made.n == 112
+
+
+# --- hold
+
+
+def held(server: Formula, start: int = 16) -> Controller:
+    one = controller(start)
+    server.until(one, lambda d: d.phase == "hold")
+    return one
+
+
+def test_nothing_is_learnt_while_there_is_too_little_to_send() -> None:
+    server = Formula(flat_from(100))
+    one = held(server)
+    n, server.share = one.n, 0.5
+    made = server.drive(one, 1000)
+    assert {d.n for d in made} == {n}
+    assert {d.reason for d in made} == {"too little to send to learn from"}
+
+
+def test_probes_become_rarer_when_they_find_nothing() -> None:
+    server = Formula(cliff_at(100))
+    one = held(server)
+    before = len(server.decisions)
+    server.drive(one, 6000)
+    ends = [d.at for d in server.decisions[before:] if "against" in d.reason]
+    gaps = [later - sooner for sooner, later in itertools.pairwise(ends)]
+    assert gaps[-1] > 3 * gaps[0]
+
+
+def test_the_cache_is_kept_about_full_where_it_is_the_limit() -> None:
+    per_request = 1 / 200
+    server = Formula(linear, kv_of=lambda n: min(1.0, n * per_request))
+    one = held(server)
+    per_request = 1 / 170  # longer documents
+    server.drive(one, 200)
+    assert 0.93 * 170 <= one.n <= 0.985 * 170
+    per_request = 1 / 220
+    server.drive(one, 600)
+    assert 0.93 * 220 <= one.n <= 0.985 * 220
+
+
+def test_a_fall_by_more_than_a_third_halves_n_and_ramps_again() -> None:
+    server = Formula(flat_from(100))
+    one = held(server)
+    server.until(one, lambda d: d.reason == "holding", 200)
+    server.drive(one, 200)
+    n, curve = one.n, server.curve
+    server.curve = lambda load: 0.6 * curve(load)
+    made = server.until(one, lambda d: d.n < 0.6 * n, 100)
+    assert made.reason == "throughput fell by more than a third"
+    assert (made.n, made.phase) == (math.ceil(made.before / 2), "ramp")
+
+
+def test_timeouts_halve_n_and_a_few_do_not() -> None:
+    server = Formula(flat_from(100))
+    one = held(server)
+    server.drive(one, 50)
+    server.timeouts = 3
+    made = server.drive(one, 1)[0]
+    server.timeouts = 0
+    assert made.n == made.before
+    server.timeouts = 30
+    made = server.until(one, lambda d: d.n < d.before, 20)
+    assert made.reason == "requests time out"
+
+
+def test_timeouts_of_what_was_sent_before_do_not_halve_again() -> None:
+    server = Formula(linear)
+    one = controller(100)
+    server.drive(one, 3)
+    server.timeouts = 30
+    made = server.until(one, lambda d: d.n < d.before, 20)
+    server.in_flight = 100
+    server.drive(one, 10)
+    assert one.n == made.n
+    server.in_flight, server.timeouts = None, 0
+    server.drive(one, 1)
+    assert one.n == made.n
+
+
+# --- overload
+
+
+def test_a_refusal_lowers_n_by_a_quarter_and_is_waited_out() -> None:
+    server, one = Formula(linear), controller(100)
+    server.drive(one, 2)
+    server.overloads, server.retry_after_s = 5, 60.0
+    (made,) = server.drive(one, 1)
+    assert (made.n, made.reason) == (75, "the server refuses work")
+    (made,) = server.drive(one, 1)  # those that were refused with it
+    assert made.n == 75
+    server.overloads = 0
+    waits = server.drive(one, 11)
+    assert {d.reason for d in waits[1:]} == {"the server asked to wait"}
+    assert one.n == 75
+
+
+def test_a_server_that_goes_on_refusing_is_given_way_to() -> None:
+    server, one = Formula(linear, overloads=1), controller(100)
+    server.drive(one, 100)
+    assert one.n < 20
+    server.drive(one, 3000)
+    assert one.n == 1
+
+
+# --- memory
+
+
+def test_a_later_run_starts_at_seven_tenths() -> None:
+    assert Controller(Bounds(16), Remembered(200)).n == 140
+    assert Controller(Bounds(16, most=100), Remembered(200)).n == 100
+    assert Controller(Bounds(16), Remembered(1)).n == 1
+
+
+def test_what_is_remembered() -> None:
+    server = Formula(flat_from(100))
+    one = held(server)
+    memory = one.memory
+    assert 85 <= memory.n <= 115
+    assert memory.mean_tokens == pytest.approx(300.0)
+    assert memory.phase == "hold"
+
+
+def test_a_takeover_goes_on_from_the_n_in_force() -> None:
+    ramping = Controller(Bounds(16), Remembered(60, phase="ramp"), running=64)
+    assert (ramping.n, ramping.phase) == (64, "ramp")
+    holding = Controller(Bounds(16), Remembered(100, phase="hold"), running=104)
+    assert (holding.n, holding.phase) == (104, "refine")
+
+
+# --- levels
+
+
+def test_an_n_that_gave_clearly_more_is_gone_back_to() -> None:
+    levels = Levels()
+    levels.add(100, 1000.0, 300.0, 0.0, 50.0)
+    levels.add(110, 995.0, 300.0, 300.0, 50.0)
+    levels.add(150, 850.0, 60.0, 360.0, 50.0)
+    assert levels.better(150, 360.0, 50.0) is None  # not looked at for long enough
+    levels.add(150, 850.0, 60.0, 420.0, 50.0)
+    assert levels.better(150, 420.0, 50.0) == 100  # the smaller of two that are alike
+    assert levels.better(110, 420.0, 50.0) is None
+    assert levels.better(150, 9000.0, 50.0) is None  # too long ago
+    levels.clear()
+    assert levels.better(150, 420.0, 50.0) is None
+
+
+def test_decisions_carry_their_inputs() -> None:
+    server, one = Formula(flat_from(8), slots=8), controller(16)
+    made = server.drive(one, 4)[-1]
+    assert made.noted
+    assert made.inputs["running"] == 8.0
+    assert made.inputs["waiting"] == 8.0
+    assert made.inputs["in_flight"] == 16.0
+    assert made.inputs["tokens_per_s"] == pytest.approx(flat_from(8)(8), rel=0.01)
