@@ -76,9 +76,14 @@ class Point(_Figures):
         wall_s: from the first start to the last end; of a steady point, the window.
         tokens: completion tokens that came.
         tokens_per_s: aggregate over all requests.
-        per_sequence_tokens_per_s: mean over requests of a request's tokens over its latency.
-        latency: of the requests that were answered.
-        ttft: to the first token: measured when streaming, else the server's own figure.
+        per_sequence_tokens_per_s: of a wave, the mean over requests of a request's tokens over its
+            latency; of a steady point, tokens_per_s over in_flight.
+        mean_latency_s: of a wave, of the requests that were answered; of a steady point by Little's
+            law, in_flight x tokens of a request over tokens_per_s.
+        latency: of the requests that were answered; of a steady point, of those that began at this
+            N, and None if it was not held long enough to see some end.
+        ttft: of the same requests, to the first token: measured when streaming, else the server's
+            own figure.
         in_flight: mean number of requests in flight.
         timeouts: requests that were not answered in time.
         errors: other requests that failed, by kind.
@@ -88,8 +93,8 @@ class Point(_Figures):
         valid_per_s: the same per second: goodput.
         unusable: replies that the task kind refused, by kind.
         server: from the server's /metrics.
-        counted_by: what the tokens per second of a steady point follow from: `stream` and
-            `server` count tokens in the window, `little` is Little's law over completed requests.
+        counted_by: what the tokens per second of a steady point follow from: `server` and `stream`
+            count tokens in the window, `little` is Little's law over completed requests.
     """
 
     concurrency: int
@@ -99,6 +104,7 @@ class Point(_Figures):
     tokens: int = 0
     tokens_per_s: float = 0.0
     per_sequence_tokens_per_s: float | None = None
+    mean_latency_s: float | None = None
     latency: Spread | None = None
     ttft: Spread | None = None
     in_flight: float | None = None

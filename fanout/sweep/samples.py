@@ -81,12 +81,14 @@ class Window:
     Attributes:
         seconds: its length.
         in_flight: mean number of requests in flight in it.
+        since: when N became what it is; what began before tells of another N.
         tokens: completion tokens that came in it, counted as they came; None = they were not.
         counted_by: who counted them; `little` if nobody did.
     """
 
     seconds: float
     in_flight: float
+    since: float = 0.0
     tokens: float | None = None
     counted_by: Literal["stream", "server", "little"] = "little"
 
@@ -105,7 +107,8 @@ def steady_point(
     else:
         busy = sum(s.latency_s for s in samples)
         rate = window.in_flight * sum(s.tokens for s in samples) / busy if busy else 0.0
-    return _point(
+    fresh = [s for s in samples if s.failure is None and s.started >= window.since]
+    point = _point(
         n,
         samples,
         window.seconds,
@@ -116,6 +119,17 @@ def steady_point(
         in_flight=window.in_flight,
         counted_by=window.counted_by if window.tokens is not None else "little",
     )
+    each = rate / window.in_flight if window.in_flight else None
+    answered = point.requests - point.failed
+    tokens = sum(s.tokens for s in samples) / answered if answered else 0.0
+    return point.model_copy(
+        update={
+            "per_sequence_tokens_per_s": each,
+            "mean_latency_s": tokens / each if each else None,
+            "latency": Spread.of(s.latency_s for s in fresh),
+            "ttft": Spread.of(s.ttft_s for s in fresh if s.ttft_s is not None),
+        }
+    )
 
 
 def _point(
@@ -125,13 +139,15 @@ def _point(
     failures = Counter(s.failure for s in samples if s.failure is not None)
     timeouts = failures.pop(Kind.TIMEOUT, 0)
     valid = [s.valid for s in samples if s.valid is not None]
+    latency = Spread.of(s.latency_s for s in answered)
     speeds = [s.tokens / s.latency_s for s in answered if s.latency_s > 0]
     return Point(
         concurrency=n,
         requests=len(samples),
         wall_s=wall,
         per_sequence_tokens_per_s=sum(speeds) / len(speeds) if speeds else None,
-        latency=Spread.of(s.latency_s for s in answered),
+        mean_latency_s=latency.mean if latency else None,
+        latency=latency,
         ttft=Spread.of(s.ttft_s for s in answered if s.ttft_s is not None),
         timeouts=timeouts,
         errors={str(kind): count for kind, count in failures.items()},

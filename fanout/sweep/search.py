@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from fanout.sweep.analysis import BAD, GOOD, best_of
@@ -38,6 +38,10 @@ class Step:
 class Plan(Protocol):
     """Says what to measure next."""
 
+    @property
+    def thorough(self) -> bool:
+        """Whether each point is wanted with its latencies, not only to find the best."""
+
     def next(self, points: Sequence[Point]) -> Step:
         """The step after `points`, which are in the order in which they were measured."""
 
@@ -51,6 +55,7 @@ class FixedList:
     """
 
     wanted: Sequence[int]
+    thorough: bool = True
 
     def next(self, points: Sequence[Point]) -> Step:
         measured = {point.concurrency for point in points}
@@ -74,7 +79,8 @@ class Search:
 
     first: int = 1
     limit: int = 1024
-    midpoints: int = field(default=_MIDPOINTS)
+    midpoints: int = _MIDPOINTS
+    thorough: bool = False
 
     def next(self, points: Sequence[Point]) -> Step:
         if not points:

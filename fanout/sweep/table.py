@@ -43,7 +43,7 @@ def _columns(points: Sequence[Point]) -> list[_Column]:
         _Column("valid/s", lambda p: _number(p.valid_per_s, 2)),
         _Column("timeouts", lambda p: str(p.timeouts or "")),
         _Column("errors", _errors, 1),
-        _Column("mean s", lambda p: _spread(p.latency, "mean", 1), 2),
+        _Column("mean s", lambda p: _number(p.mean_latency_s, 1), 2),
         _Column("p50 s", lambda p: _spread(p.latency, "p50", 1), 5),
         _Column("p95 s", lambda p: _spread(p.latency, "p95", 1), 3),
         _Column("p99 s", lambda p: _spread(p.latency, "p99", 1), 9),
@@ -115,9 +115,10 @@ _CSV: list[tuple[str, Callable[[Point], object]]] = [
     ("wall_s", lambda p: _rounded(p.wall_s)),
     ("requests", lambda p: p.requests),
     ("tokens", lambda p: p.tokens),
+    ("latency_mean_s", lambda p: _rounded(p.mean_latency_s)),
     *(
         (f"latency_{name}_s", lambda p, name=name: _rounded(getattr(p.latency, name, None)))
-        for name in ("mean", "p50", "p95", "p99", "max")
+        for name in ("p50", "p95", "p99", "max")
     ),
     *(
         (f"ttft_{name}_s", lambda p, name=name: _rounded(getattr(p.ttft, name, None)))

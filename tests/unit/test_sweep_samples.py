@@ -73,7 +73,19 @@ def test_tokens_counted_as_they_come_give_the_rate() -> None:
     window = Window(seconds=5.0, in_flight=4.0, tokens=800.0, counted_by="stream")
     point = steady_point(4, samples, window)
     assert (point.tokens_per_s, point.counted_by, point.wall_s) == (160.0, "stream", 5.0)
+    assert point.per_sequence_tokens_per_s == 40.0
+    assert point.mean_latency_s == 10.0
     assert (point.tokens, point.in_flight, point.how) == (800, 4.0, "steady")
+
+
+def test_latencies_are_those_of_requests_that_began_at_this_n() -> None:
+    samples = [Sample(0.0, 10.0, tokens=400, ttft_s=0.1), Sample(5.0, 25.0, tokens=400, ttft_s=2.0)]
+    window = Window(seconds=20.0, in_flight=4.0, since=5.0, tokens=1600.0, counted_by="server")
+    point = steady_point(4, samples, window)
+    assert (point.requests, point.mean_latency_s) == (2, 20.0)
+    assert point.latency == Spread.of([20.0])
+    assert point.ttft == Spread.of([2.0])
+    assert steady_point(4, samples[:1], window).latency is None
 
 
 def test_little_s_law_where_nobody_counts() -> None:

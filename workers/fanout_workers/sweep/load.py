@@ -123,33 +123,42 @@ class Steady:
             slot.cancel()
         await asyncio.gather(*(ended(slot) for slot in self._slots))
 
-    async def measure(self, n: int) -> Point:
+    async def measure(self, n: int, *, thorough: bool) -> Point:
         """The point of `n` requests in flight.
+
+        Args:
+            n: how many to hold.
+            thorough: measure until requests that began at this N have ended, for their latencies;
+                else about half as long, for the tokens/s.
 
         Raises:
             FanoutError: what the source or the endpoint's settings raised.
         """
         changed = time.monotonic()
         await self._pages.connect(n - len(self._slots))
+        less = n < len(self._slots)
         self._hold(n)
         async with Watch(self._pages, every_s(self._duration_s), self._seen) as watch:
-            count = await self._settle(n, changed)
+            if less:
+                changed = await self._lowered(n, changed)
+            count = await self._settle(changed)
             self._samples.clear()
             watch.clear()
             first, busy = await count(), self._sender.busy_s()
             began = time.monotonic()
-            await self._fill(n, began)
+            await self._fill(n, began, begun_after=changed if thorough else 0.0)
             last, seconds = await count(), time.monotonic() - began
             window = Window(
                 seconds=seconds,
                 in_flight=(self._sender.busy_s() - busy) / seconds,
+                since=changed,
                 tokens=count.rate(first, last) * seconds if first and last else None,
                 counted_by=count.name,
             )
             whole = [sample for sample, is_whole in self._samples if is_whole]
             point = steady_point(n, whole, window, server=watch.summary())
-        if point.latency is not None:
-            self._duration_s = point.latency.mean
+        if point.mean_latency_s is not None:
+            self._duration_s = point.mean_latency_s
             self._measured = True
         return point
 
@@ -182,7 +191,17 @@ class Steady:
             self._error = error
             self._sender.ended.set()
 
-    async def _settle(self, n: int, changed: float) -> _Count:
+    async def _lowered(self, n: int, since: float) -> float:
+        """Return when N has come down and the requests that ran at the higher one have ended.
+
+        They were slower: what is measured beside them would be theirs.
+        """
+        await self._until(lambda: self._sender.in_flight <= n, since)
+        lowered = time.monotonic()
+        await self._until(lambda: not self._sender.started_before(lowered), lowered)
+        return lowered
+
+    async def _settle(self, changed: float) -> _Count:
         """Return when the start is over, with the best way to count tokens.
 
         Tokens that are counted as they come need no more than that every request has begun to
@@ -192,23 +211,26 @@ class Steady:
 
         def settled() -> bool:
             passed = (time.monotonic() - changed) / self._duration_s
-            if passed < _SETTLE or self._sender.in_flight > n:
+            if passed < _SETTLE:
                 return False
             return passed >= 1.0 or not (self._sender.streams and self._sender.silent)
 
         await self._until(settled, changed)
-        count = _Count("stream" if self._sender.streams else "server", self._sender, self._pages)
-        if await count() is None:
+        count = _Count("server", self._sender, self._pages)
+        if await count() is None and self._sender.streams:
+            count.name = "stream"
+        elif await count() is None:
             count.name = "little"
             await self._until(lambda: not self._sender.started_before(changed + _START_S), changed)
         return count
 
-    async def _fill(self, n: int, began: float) -> None:
+    async def _fill(self, n: int, began: float, begun_after: float) -> None:
         """Return when the window is long enough and holds enough requests that ended."""
 
         def full() -> bool:
             long = time.monotonic() >= began + _MEASURE * self._duration_s
-            return long and len(self._samples) >= max(1, n // 4)
+            done = sum(whole and s.started >= begun_after for s, whole in self._samples)
+            return long and done >= max(1, n // 4)
 
         await self._until(full, began)
 
@@ -228,7 +250,11 @@ class Steady:
 
 @dataclass(slots=True)
 class _Count:
-    """What has come so far, as (moment, count); None where nobody counts it as it comes."""
+    """Completion tokens so far, as (moment, count); None where nobody counts them as they come.
+
+    The server's own count goes before the chunks of the streams: a chunk can hold several tokens,
+    more of them the busier the server is.
+    """
 
     name: Literal["stream", "server", "little"]
     sender: Sender
@@ -236,7 +262,7 @@ class _Count:
 
     async def __call__(self) -> tuple[float, float] | None:
         if self.name == "stream":
-            return time.monotonic(), self.sender.chunks()
+            return time.monotonic(), self.sender.streamed()
         if self.name == "little":
             return None
         load = await self.pages.load()
@@ -250,5 +276,4 @@ class _Count:
 
     def rate(self, first: tuple[float, float], last: tuple[float, float]) -> float:
         """Completion tokens per second between two counts."""
-        per_s = (last[1] - first[1]) / (last[0] - first[0])
-        return per_s * self.sender.tokens_per_chunk() if self.name == "stream" else per_s
+        return (last[1] - first[1]) / (last[0] - first[0])

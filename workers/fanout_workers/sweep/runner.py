@@ -11,6 +11,7 @@ import httpx
 
 from fanout import ChatRequest, Endpoint, Failure, Kind, Unavailable, Usage, UsageError
 from fanout.server_metrics import ServerLoad
+from fanout.sweep.analysis import best_of
 from fanout.sweep.point import Point
 from fanout.sweep.record import Sweep
 from fanout.sweep.search import Plan
@@ -98,7 +99,9 @@ class Runner:
             ) as steady:
                 while (n := self._next()) is not None:
                     sender.timeout_s = self.timeout_s or self._derived(n)
-                    self._take(await steady.measure(n))
+                    self._take(await steady.measure(n, thorough=self.plan.thorough))
+                if not self.plan.thorough:
+                    await self._confirm(steady)
         self.sweep.complete = True
 
     async def _waves(self, sender: Sender, pages: Pages, duration_s: float) -> None:
@@ -113,17 +116,31 @@ class Runner:
                 duration_s=duration_s,
                 seen=self._seen,
             )
-            duration_s = point.latency.mean if point.latency else duration_s
+            duration_s = point.mean_latency_s or duration_s
             self._take(point)
+
+    async def _confirm(self, steady: Steady) -> None:
+        """Measure the N that was found once more, long enough for its latencies."""
+        found = best_of(self.sweep.points)
+        if found is None or found.latency is not None:
+            return
+        self._begin(found.concurrency, "the best once more, for longer")
+        point = await steady.measure(found.concurrency, thorough=True)
+        self.sweep.points[self.sweep.points.index(found)] = point
+        self.sweep.seconds += time.monotonic() - self.now.began
+        self.observer.measured(self, point)
 
     def _next(self) -> int | None:
         step = self.plan.next(self.sweep.points)
         if step.concurrency is None:
             self.sweep.ended = step.why
             return None
-        self.now = Now(step.concurrency, step.why, time.monotonic(), self._tokens())
-        self.observer.began(self, step.concurrency, step.why)
+        self._begin(step.concurrency, step.why)
         return step.concurrency
+
+    def _begin(self, n: int, why: str) -> None:
+        self.now = Now(n, why, time.monotonic(), self._tokens())
+        self.observer.began(self, n, why)
 
     def tokens_per_s(self) -> float:
         """Tokens per second of the point that is being measured, so far."""
@@ -133,9 +150,7 @@ class Runner:
     def _tokens(self) -> float:
         if self.sender is None:
             return 0.0
-        if self.sender.streams:
-            return self.sender.chunks() * self.sender.tokens_per_chunk()
-        return self.sender.tokens
+        return self.sender.streamed() if self.sender.streams else self.sender.tokens
 
     def _take(self, point: Point) -> None:
         self.sweep.points.append(point)

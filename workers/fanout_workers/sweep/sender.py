@@ -10,6 +10,9 @@ from fanout.sweep.samples import Sample
 from fanout_workers.model import Meter, ModelClient
 from fanout_workers.sweep.source import Ask
 
+#: Weight of one reply in what is known of the tokens in a chunk.
+_MEMORY = 0.1
+
 
 class Sender:
     """Sends requests and turns each into a sample; nothing is tried again.
@@ -31,8 +34,7 @@ class Sender:
         self.slowest_s = 0.0
         self._client = client
         self._meters: set[_Timed] = set()
-        self._ended_chunks = 0
-        self._ended_counted = [0, 0]  # chunks and tokens of replies that came in chunks
+        self._tokens_per_chunk = 1.0
         self._busy = 0.0
         self._since = time.monotonic()
 
@@ -56,14 +58,14 @@ class Sender:
         self._account()
         return self._busy
 
-    def chunks(self) -> int:
-        """Pieces of streamed text that have come so far, those of requests in flight included."""
-        return self._ended_chunks + sum(timed.meter.chunks for timed in self._meters)
+    def streamed(self) -> float:
+        """Completion tokens that have come so far, those of requests in flight included.
 
-    def tokens_per_chunk(self) -> float:
-        """Of the streamed replies so far; 1 before the first."""
-        chunks, tokens = self._ended_counted
-        return tokens / chunks if chunks else 1.0
+        Of what is in flight only the chunks are known; how many tokens are in one, the replies that
+        ended last tell.
+        """
+        flying = sum(timed.meter.chunks for timed in self._meters)
+        return self.tokens + flying * self._tokens_per_chunk
 
     def started_before(self, moment: float) -> int:
         """Requests in flight that were started before `moment` of the monotonic clock."""
@@ -79,7 +81,6 @@ class Sender:
         finally:
             self._account()
             self._meters.discard(timed)
-            self._ended_chunks += timed.meter.chunks
             self.slowest_s = max(self.slowest_s, time.monotonic() - timed.started)
             self.ended.set()
 
@@ -110,8 +111,8 @@ class Sender:
             valid, unusable, said = ask.judge(reply, kind if answered else None)
             words = words or said
         if answered and timed.meter.chunks:
-            self._ended_counted[0] += timed.meter.chunks
-            self._ended_counted[1] += tokens
+            this = tokens / timed.meter.chunks
+            self._tokens_per_chunk += _MEMORY * (this - self._tokens_per_chunk)
         if not answered:
             tokens = 0
         self.tokens += tokens
