@@ -50,6 +50,7 @@ def create_app(settings: Settings, tier: str, name: str, kinds: Mapping[str, typ
         worker_send_task_events=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
+        worker_enable_prefetch_count_reduction=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         task_default_queue=queue_of(tier),
         task_acks_late=True,
