@@ -130,14 +130,8 @@ class TestKeys:
     @pytest.mark.parametrize(
         ("priority", "key"),
         [
-            (0, "p:q"),
-            (2, "p:q"),
-            (3, "p:q\x06\x163"),
-            (8, "p:q\x06\x166"),
-            (99, "p:q\x06\x169"),
-            (-1, "p:q"),
-            (None, "p:q"),
-            ("high", "p:q"),
+            *((0, "p:q"), (2, "p:q"), (-1, "p:q"), (None, "p:q"), ("high", "p:q")),
+            *((3, "p:q\x06\x163"), (8, "p:q\x06\x166"), (99, "p:q\x06\x169")),
         ],
     )
     def test_of_a_message(self, priority: object, key: str) -> None:
