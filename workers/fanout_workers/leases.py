@@ -128,7 +128,7 @@ class _Lease:
 
     def seen(self, now: float) -> tuple[int, int]:
         """(load, Redis's time before) of the looks lately taken; (-1, 0) without enough of them."""
-        while self.looks and self.looks[0][1] < now - 2 * _LOOKS_S:
+        while self.looks and self.looks[0][1] < now - 1.25 * _LOOKS_S:
             self.looks.popleft()
         if len(self.looks) < 2 or now - self.looks[0][1] < _LOOKS_S / 2:
             return -1, 0
