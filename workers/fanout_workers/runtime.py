@@ -25,6 +25,7 @@ from fanout_workers.health import Health
 from fanout_workers.item import ItemRunner
 from fanout_workers.jobs import Jobs
 from fanout_workers.leases import Leases
+from fanout_workers.lifeline import Lifeline, common_folder
 from fanout_workers.model import ModelClient, open_transport
 from fanout_workers.permits import Permits
 from fanout_workers.server_load import ServerLoad
@@ -67,6 +68,8 @@ class Runtime:
         self._lease_client: redis.asyncio.Redis | None = None
         self._leases: Leases | None = None
         self._jobs: Jobs | None = None
+        self._holder = f"{name}/{uuid.uuid4().hex[:8]}"
+        self._lifeline = Lifeline(self._holder, common_folder())
 
     @property
     def runner(self) -> ItemRunner:
@@ -98,10 +101,12 @@ class Runtime:
             self._lease_client,
             self.permits,
             endpoints,
-            f"{self._name}/{uuid.uuid4().hex[:8]}",
+            self._holder,
             looks={one.name: ServerLoad(one, self._transport) for one in endpoints},
             patience=lambda name: clients[name].longest_s,
+            has_ended=self._lifeline.is_dead,
         )
+        self._lifeline.open()
         await self._leases.open()
         self._jobs = Jobs(self._store, self._kinds)
         self._jobs.open()
@@ -121,6 +126,7 @@ class Runtime:
         if self._leases is not None and self._lease_client is not None:
             await self._leases.close()
             await self._lease_client.aclose()
+        self._lifeline.close()
         if self._store is not None:
             with suppress(Unavailable):  # then its time to live ends it
                 await self._store.forget_worker(self._info())
