@@ -85,25 +85,24 @@ def changed(n: int, items: int) -> Line:
     """N lowered to three eighths and raised to five quarters of it by the command, in mid-run."""
     low, high = max(1, 3 * n // 8), 5 * n // 4
     with rig([Server("spark", n)], {"default": 2}) as made:
-        turns: list[tuple[int, float]] = []
+        turns: list[tuple[int, float, float]] = []
 
         def turn(to: int) -> Callable[[], None]:
             def command() -> None:
                 arguments = ["endpoint", "set", "spark", "--concurrency", str(to)]
+                before = made.server.now
                 subprocess.run([FANOUT, *arguments], check=True, stdout=subprocess.DEVNULL)
-                turns.append((to, made.server.now))
+                turns.append((to, before, made.server.now))
 
             return command
 
         events = [(0.2, turn(low)), (0.4, turn(high)), (0.8, turn(n))]
         outcome = asyncio.run(made.run(2 * items, events=events))
         server = made.server
-        ends = [at for _, at in turns[1:]] + [
-            float(server.stats()["in_flight"]["from_10_to_90_s"][1])
-        ]
+        last = float(server.stats()["in_flight"]["from_10_to_90_s"][1])
         phases = {}
         most = []
-        for (to, start), end in zip(turns, ends, strict=True):
+        for (to, _, start), end in zip(turns, [t[1] for t in turns[1:]] + [last], strict=True):
             # Down as requests finish, which takes as long as the longest of them.
             settled = start + min(6.0, (end - start) / 2)
             if end - settled > 1:

@@ -50,17 +50,18 @@ class Process:
     low: int = 0
     grace: int = 0
 
-    async def ask(self, load: int = -1, since: int = 0) -> Grant:
+    async def ask(self, load: int = -1, since: int = 0, *ended: str) -> Grant:
         self.calls += 1
         demand = max(self.wants, self.in_flight)
         answer = await self.client.eval(
             RENEW, 1, KEY, self.name, self.cap, self.in_flight, demand, self.spare, self.low,
             self.calls, self.n, TTL, MARGIN, WINDOW, self.grace, load, since,
+            *ended,
         )  # fmt: skip
-        return Grant(*map(int, answer))
+        return Grant.of(answer)
 
-    async def renew(self, load: int = -1, since: int = 0) -> Grant:
-        grant = await self.ask(load, since)
+    async def renew(self, load: int = -1, since: int = 0, *ended: str) -> Grant:
+        grant = await self.ask(load, since, *ended)
         self.cap = grant.cap
         return grant
 
@@ -312,6 +313,33 @@ async def test_what_is_being_aborted_after_a_fence_gives_no_quota(
     a.cap = 0  # it goes on, and aborts its 8 requests
     assert (await a.renew()).cap == 0
     assert await parts(client) == 8 + 14  # but they are counted
+
+
+async def test_the_part_of_one_that_is_known_to_have_ended_comes_back_before_its_lease_ends(
+    client: fakeredis.FakeAsyncRedis, clock: Clock
+) -> None:
+    a, b = Process("a", client, 16, wants=16), Process("b", client, 16, wants=16)
+    await a.renew()
+    clock.now_ms += 2 * MARGIN
+    assert (await b.renew()).silent == ()
+    clock.now_ms += 1
+    grant = await b.renew()
+    assert (grant.silent, grant.cap) == (("a",), 0)
+    grant = await b.renew(-1, 0, "a")
+    assert (grant.silent, grant.cap) == ((), 16)
+
+
+async def test_one_that_has_ended_leaves_a_ghost_until_a_look_shows_nothing_of_it(
+    client: fakeredis.FakeAsyncRedis, clock: Clock
+) -> None:
+    a = Process("a", client, 16, wants=16, grace=GRACE)
+    b = Process("b", client, 16, wants=16, grace=GRACE)
+    await a.renew()
+    clock.now_ms += 2 * MARGIN + 1
+    grant = await b.renew(-1, 0, "a")
+    assert (grant.look, grant.cap) == (1, 0)
+    clock.now_ms += 300
+    assert (await b.renew(0, grant.now)).cap == 16
 
 
 @dataclass

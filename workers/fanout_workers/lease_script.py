@@ -6,16 +6,22 @@ from __future__ import annotations
 #: ARGV 1 holder, 2 cap in force, 3 in flight, 4 demand, 5 whether it takes idle quota (0 or 1),
 #: 6 fewest in flight in the last `window`, 7 number of the call, 8 N of the configuration,
 #: 9 ttl, 10 margin, 11 window, 12 grace, all four in ms, 13 and 14: what ran at the server, and
-#: the answer's `now` before that was looked up; -1 when nobody has looked.
+#: the answer's `now` before that was looked up; -1 when nobody has looked; from 15 on holders that
+#: are known to have ended.
 #: Returns N, the part that the holder may fill, the part to come down or up to, whether it shall
-#: look at the server, and Redis's time in ms. The fields are described in fanout.keys.
+#: look at the server, Redis's time in ms, and the holders that should have been heard by now. The
+#: fields are described in fanout.keys.
 RENEW = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local key, holder, me = KEYS[1], ARGV[1], 'l:' .. ARGV[1]
 local arg = {}
-for i = 2, #ARGV do
+for i = 2, 14 do
   arg[i] = tonumber(ARGV[i])
+end
+local ended, silent = {}, {}
+for i = 15, #ARGV do
+  ended['l:' .. ARGV[i]] = true
 end
 local cap, in_flight, demand, spare, low, call = arg[2], arg[3], arg[4], arg[5], arg[6], arg[7]
 local ttl, margin, window, grace = arg[9], arg[10], arg[11], arg[12]
@@ -36,6 +42,9 @@ for i = 1, #all, 2 do
       f[#f + 1] = tonumber(figure)
     end
     local part, expiry, its_grace = f[1], f[3], f[7]
+    if ended[all[i]] then
+      expiry = math.min(expiry, now)
+    end
     if all[i] == me then
       -- A call that was given up and arrives late must not shrink what a later one has granted.
       if f[4] > call then
@@ -47,6 +56,9 @@ for i = 1, #all, 2 do
         ghosts['g:' .. name] = {part, expiry, expiry + its_grace}
       end
     else
+      if now - (expiry - ttl) > 2 * margin then
+        silent[#silent + 1] = name
+      end
       others = others + part
       demands[#demands + 1] = f[2]
       spares = spares + f[6]
@@ -139,5 +151,5 @@ end
 local part = math.max(cap, math.min(target, n - others - haunted))
 redis.call('HSET', key, me, string.format('%d %d %d %d %d %d %d',
   math.max(part, in_flight), demand, now + ttl, call, low, spare, grace))
-return {n, part, target, look, now}
+return {n, part, target, look, now, unpack(silent)}
 """

@@ -27,7 +27,7 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -84,6 +84,7 @@ class Grant:
         target: the part to come down or up to.
         look: whether this process shall look at what runs at the server.
         now: Redis's time in ms.
+        silent: holders that should have been heard by now.
     """
 
     n: int
@@ -91,6 +92,13 @@ class Grant:
     target: int
     look: int = 0
     now: int = 0
+    silent: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, answer: Sequence[Any]) -> Grant:
+        """The script's answer."""
+        n, part, target, look, now = map(int, answer[:5])
+        return cls(n, part, target, look, now, tuple(name.decode() for name in answer[5:]))
 
     @property
     def cap(self) -> int:
@@ -106,6 +114,8 @@ class _Lease:
     load: Load
     cap: int = 0
     fence: asyncio.TimerHandle | None = None
+    #: Holders that are known to have ended and still have a lease.
+    ended: tuple[str, ...] = ()
     #: (when, fewest in flight since the one before), for the last WINDOW_S; none had begun before.
     lows: deque[tuple[float, int]] = field(default_factory=lambda: deque([(boottime(), 0)]))
     #: (Redis's time before, own time after, load) of the last looks.
@@ -128,7 +138,7 @@ class _Lease:
 
     def seen(self, now: float) -> tuple[int, int]:
         """(load, Redis's time before) of the looks lately taken; (-1, 0) without enough of them."""
-        while self.looks and self.looks[0][1] < now - 2 * _LOOKS_S:
+        while self.looks and self.looks[0][1] < now - 1.25 * _LOOKS_S:
             self.looks.popleft()
         if len(self.looks) < 2 or now - self.looks[0][1] < _LOOKS_S / 2:
             return -1, 0
@@ -178,6 +188,7 @@ class Leases:
         holder: this process's name, unique among all that live.
         looks: by endpoint name, what tells the load of its server.
         patience: seconds that the longest request to an endpoint may take, by its name.
+        has_ended: whether a holder is known to have ended, so that its lease is of no use.
     """
 
     def __init__(
@@ -189,6 +200,7 @@ class Leases:
         *,
         looks: Mapping[str, Look] | None = None,
         patience: Callable[[str], float] = lambda name: 0.0,
+        has_ended: Callable[[str], bool] = lambda holder: False,
     ) -> None:
         self._client: Any = client
         self._renew = client.register_script(RENEW)
@@ -197,6 +209,7 @@ class Leases:
         self._holder = holder
         self._looks = looks or {}
         self._patience = patience
+        self._has_ended = has_ended
         self._calls = itertools.count(1)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -261,12 +274,15 @@ class Leases:
         try:
             async with asyncio.timeout(EVERY_S * 3):
                 answer = await self._renew(
-                    keys=[keys.endpoint(name)], args=[self._holder, *figures]
+                    keys=[keys.endpoint(name)], args=[self._holder, *figures, *lease.ended]
                 )
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             log.warning("the lease of endpoint %s is not renewed: %r", name, error)
             return None
-        grant = Grant(*map(int, answer))
+        grant = Grant.of(answer)
+        if found := tuple(filter(self._has_ended, grant.silent)):
+            load.hungry.set()  # for the next call, which tells it
+        lease.ended = found
         # An answer older than the lease that it grants is worth nothing.
         if boottime() < began + TTL_S - MARGIN_S:
             self._take(lease, grant, began)
