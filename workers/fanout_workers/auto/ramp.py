@@ -15,7 +15,7 @@ _FAR, _FIRST, _NEAR = 1.5, 1.25, 1.08
 #: longer, and below which nothing more is to be gained.
 _LINEAR, _DOUBT, _FLAT = 0.8, 0.2, 0.15
 #: A step is charged against throughput this far below it.
-_BELOW = (1.1, 1.35)
+_BELOW = (1.1, 1.5)
 #: Where only completions tell, a step costs more than one D: there have to be few.
 _SLOW_STEPS = ((0.6, 2.0), (0.35, 1.5), (-math.inf, 1.25))
 
