@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from fanout import ConfigError, Endpoint, Settings, load_settings
 
@@ -226,3 +227,22 @@ def test_a_key_that_no_header_may_hold() -> None:
     with pytest.raises(ConfigError, match="no HTTP header") as caught:
         load_settings(endpoint={"x": {"url": "http://x", "api_key": "se\ncret"}})
     assert "cret" not in str(caught.value)
+
+
+def test_concurrency_may_be_left_to_the_workers() -> None:
+    fixed = Endpoint(url="http://a", concurrency=192)
+    assert (fixed.first_n, fixed.largest_n) == (192, 192)
+    found = Endpoint(url="http://a", concurrency="auto", start_concurrency=8, max_concurrency=500)
+    assert (found.first_n, found.largest_n) == (8, 500)
+    assert Endpoint.model_validate({"url": "http://a", "concurrency": "12"}).concurrency == 12
+
+
+@pytest.mark.parametrize("value", [0, -1, "automatic", 1.5, True, None])
+def test_concurrency_is_a_number_or_auto(value: object) -> None:
+    with pytest.raises(ValidationError, match='neither a number from 1 up nor "auto"'):
+        Endpoint.model_validate({"url": "http://a", "concurrency": value})
+
+
+def test_a_start_above_the_most_is_refused() -> None:
+    with pytest.raises(ValidationError, match="start_concurrency = 16 is above"):
+        Endpoint(url="http://a", concurrency="auto", max_concurrency=8)

@@ -15,8 +15,10 @@ _FAR, _FIRST, _NEAR = 1.5, 1.25, 1.08
 #: longer, and below which nothing more is to be gained.
 _LINEAR, _DOUBT, _FLAT = 0.8, 0.2, 0.15
 #: A step is charged against throughput this far below it.
-_BELOW = (1.1, 1.35)
+_BELOW = (1.1, 1.5)
 #: Where only completions tell, a step costs more than one D: there have to be few.
+#: Completions tell of the N of so many D ago; D is the present one, which grows with N.
+_LAG_D = 1.1
 _SLOW_STEPS = ((0.6, 2.0), (0.35, 1.5), (-math.inf, 1.25))
 
 
@@ -48,13 +50,14 @@ def elasticity(points: Sequence[Point], span: float = 2.2) -> float | None:
     return sum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True)) / spread
 
 
-def smallest_near_best(points: Sequence[Point], share: float = 0.97) -> Point:
+def smallest_near_best(points: Sequence[Point], share: float = 0.97, wide: int = 1) -> Point:
     """The point of the smallest N whose throughput is at least that share of the best.
 
-    Each counts as the mean of itself and its neighbours, against the noise of one.
+    Each counts as the mean of itself and `wide` neighbours on either side, against the noise of
+    one; that is for points which lie close together.
     """
     ordered = sorted(points, key=lambda p: p.n)
-    groups = [ordered[max(0, i - 1) : i + 2] for i in range(len(ordered))]
+    groups = [ordered[max(0, i - wide) : i + 1 + wide] for i in range(len(ordered))]
     smooth = [sum(p.x for p in group) / len(group) for group in groups]
     best = max(smooth)
     return next(p for p, x in zip(ordered, smooth, strict=True) if x >= share * best)
@@ -83,6 +86,7 @@ class Ramp:
         self._n = n
         self._doubted = False
         self._flat = 0
+        self._stepped_at = -math.inf
 
     def feed(self, sample: Sample, window: Window, limit: float) -> Step | None:
         """Take a poll; the next step when it is time for one.
@@ -94,6 +98,9 @@ class Ramp:
         """
         if self._leg is None:
             self._leg = self._new_leg(window)
+            self._stepped_at = sample.at
+        if not self._direct and sample.at < self._stepped_at + _LAG_D * window.duration_s:
+            return None
         if not self._leg.feed(sample):
             return None
         point = self._leg.point
@@ -117,7 +124,8 @@ class Ramp:
     def _step(self, limit: float) -> Step:
         e = elasticity(self.points)
         if self._is_flat(e):
-            chosen = smallest_near_best(self.points)
+            near = self._direct
+            chosen = smallest_near_best(self.points, 0.97 if near else 0.94, 1 if near else 0)
             return Step(chosen.n, "throughput no longer rises with N", "flat")
         self._factor = self._next_factor(e)
         n = min(round(self._n * self._factor), math.floor(limit))
@@ -161,7 +169,7 @@ class Ramp:
     def _new_leg(self, window: Window) -> Leg:
         d, poll = window.duration_s, window.poll_s
         if not self._direct:
-            return Leg(self._n, 0.7 * d, 0.5 * d)
+            return Leg(self._n, 0.0, 0.5 * d)
         # The prompts of what is added are taken in before the others go on: that is the cost of
         # the step and not of the new N, so it is left out.
         settle = max(poll, 0.5 * (self._factor - 1) * d)

@@ -353,7 +353,7 @@ class Controller:
         rising = verdict.delta > _RISING * math.log(probe.other / probe.base)
         # A ramp may end too early by bad luck, but not twice near the same place.
         tops = sum(0.8 * probe.other <= top for top in self._tops)
-        if self._upward and rising and tops < 2:
+        if self._direct and self._upward and rising and tops < 2:
             self._start_ramp(near=True, points=probe.points)
         return True, words
 
