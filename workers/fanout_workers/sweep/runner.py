@@ -29,6 +29,8 @@ _LENGTH_TOLERANCE = 0.02
 _CONFIRMATIONS = 3
 #: How often a prompt's length is corrected by what the server counted.
 _CORRECTIONS = 5
+#: How often a request before the sweep is tried.
+_PROBES = 5
 #: Tokens/s of a sequence so low that the client's own timeout never ends a request.
 _NO_SPEED = 1e-6
 
@@ -244,14 +246,18 @@ async def _usage(client: ModelClient, request: ChatRequest) -> Usage:
     """Tokens of one request; an answer that is cut or blank is one, too.
 
     Raises:
-        Failure: there was none.
+        Failure: there was none, in a few tries where it was the server's failure.
     """
-    try:
-        return (await client.complete(request)).usage
-    except Failure as failure:
-        if failure.kind.ends_as == "invalid":
-            return failure.usage or Usage()
-        raise
+    tries = _PROBES
+    while True:
+        tries -= 1
+        try:
+            return (await client.complete(request)).usage
+        except Failure as failure:
+            if failure.kind.ends_as == "invalid":
+                return failure.usage or Usage()
+            if failure.kind is not Kind.SERVER or not tries:
+                raise
 
 
 def _patient(endpoint: Endpoint) -> Endpoint:
