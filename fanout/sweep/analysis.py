@@ -101,15 +101,13 @@ def _curve(
     level = [p for p in beyond if p.tokens_per_s >= BAD * peak.tokens_per_s]
     # A plateau is wide; a cliff that was looked at closely has good points up to its edge.
     wide = bool(level) and level[-1].concurrency >= 1.5 * best.concurrency
-    if wide and any(p.queued for p in level):
-        return "slots"
     if cliff and not wide:
         return "cliff"
+    if any(p.queued for p in level):
+        return "slots"
     if best.concurrency == ordered[0].concurrency:
         return "flat"
-    if best.concurrency == ordered[-1].concurrency:
-        return "rising"
-    return "compute" if wide else "rising" if not cliff else "cliff"
+    return "rising" if best.concurrency == ordered[-1].concurrency else "compute"
 
 
 def _words(
@@ -121,7 +119,7 @@ def _words(
 ) -> list[str]:
     said = {
         "cliff": f"It scales to a cliff: {_growth(ordered, best)}, then it falls.",
-        "slots": f"A plateau by max_num_seqs: about {_slots(ordered, best)} run at once, "
+        "slots": f"A plateau by {_limit(ordered)}: about {_slots(ordered, best)} run at once, "
         "the rest only queue.",
         "compute": f"Bounded by compute: {_growth(ordered, best)}, and more requests share the "
         "same tokens/s.",
@@ -147,6 +145,11 @@ def _growth(ordered: Sequence[Point], best: Point) -> str:
         return f"best at N = {best.concurrency}"
     first = ordered[0].concurrency
     return f"{times:.3g} times the tokens/s of N = {first} at N = {best.concurrency}"
+
+
+def _limit(ordered: Sequence[Point]) -> str:
+    full = any(p.queued and p.server and (p.server.kv_max or 0.0) >= _KV_FULL for p in ordered)
+    return "the KV cache" if full else "max_num_seqs"
 
 
 def _slots(ordered: Sequence[Point], best: Point) -> int:

@@ -70,6 +70,13 @@ def test_the_server_says_how_many_run_at_once() -> None:
     assert "about 8 run at once" in said(found)
 
 
+def test_a_queue_before_a_full_cache_is_no_matter_of_max_num_seqs() -> None:
+    full = Server(running_max=289, waiting_mean=31, kv_max=1.0, preemptions=88)
+    found = analyse(curve({128: 497, 256: 695, 320: 654}, server={320: full}))
+    assert (found.recommended, found.curve) == (256, "slots")
+    assert "plateau by the KV cache: about 289 run at once" in said(found)
+
+
 def test_a_plateau_without_a_queue_is_bounded_by_compute() -> None:
     found = analyse(
         curve(

@@ -128,8 +128,8 @@ class Steady:
 
         Args:
             n: how many to hold.
-            thorough: measure until requests that began at this N have ended, for their latencies;
-                else about half as long, for the tokens/s.
+            thorough: let every request that began before end first, so that the server's KV cache
+                has grown to this N and latencies are this N's; else about half as long.
 
         Raises:
             FanoutError: what the source or the endpoint's settings raised.
@@ -141,12 +141,14 @@ class Steady:
         async with Watch(self._pages, every_s(self._duration_s), self._seen) as watch:
             if less:
                 changed = await self._lowered(n, changed)
-            count = await self._settle(changed)
+            count = await self._settle(changed, thorough=thorough)
             self._samples.clear()
             watch.clear()
             first, busy = await count(), self._sender.busy_s()
             began = time.monotonic()
-            await self._fill(n, began, begun_after=changed if thorough else 0.0)
+            # Slots that were let go together end together, and read their next prompts together:
+            # only a whole round of them is typical. New ones among old ones are spread.
+            await self._fill(began, n if thorough or less else max(1, n // 4))
             last, seconds = await count(), time.monotonic() - began
             window = Window(
                 seconds=seconds,
@@ -201,7 +203,7 @@ class Steady:
         await self._until(lambda: not self._sender.started_before(lowered), lowered)
         return lowered
 
-    async def _settle(self, changed: float) -> _Count:
+    async def _settle(self, changed: float, *, thorough: bool) -> _Count:
         """Return when the start is over, with the best way to count tokens.
 
         Tokens that are counted as they come need no more than that every request has begun to
@@ -221,16 +223,16 @@ class Steady:
             count.name = "stream"
         elif await count() is None:
             count.name = "little"
+        if thorough or count.name == "little":
             await self._until(lambda: not self._sender.started_before(changed + _START_S), changed)
         return count
 
-    async def _fill(self, n: int, began: float, begun_after: float) -> None:
-        """Return when the window is long enough and holds enough requests that ended."""
+    async def _fill(self, began: float, enough: int) -> None:
+        """Return when the window is long and `enough` requests have ended in it."""
 
         def full() -> bool:
             long = time.monotonic() >= began + _MEASURE * self._duration_s
-            done = sum(whole and s.started >= begun_after for s, whole in self._samples)
-            return long and done >= max(1, n // 4)
+            return long and sum(whole for _, whole in self._samples) >= enough
 
         await self._until(full, began)
 

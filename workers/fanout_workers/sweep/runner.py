@@ -25,8 +25,12 @@ from fanout_workers.sweep.source import Documents, MadeUp, Source
 
 #: A prompt may be so much off its length before it is told.
 _LENGTH_TOLERANCE = 0.02
+#: How many Ns are measured once more before the search ends.
+_CONFIRMATIONS = 3
 #: How often a prompt's length is corrected by what the server counted.
 _CORRECTIONS = 5
+#: How often a request before the sweep is tried.
+_PROBES = 5
 #: Tokens/s of a sequence so low that the client's own timeout never ends a request.
 _NO_SPEED = 1e-6
 
@@ -120,15 +124,21 @@ class Runner:
             self._take(point)
 
     async def _confirm(self, steady: Steady) -> None:
-        """Measure the N that was found once more, long enough for its latencies."""
-        found = best_of(self.sweep.points)
-        if found is None or found.latency is not None:
-            return
-        self._begin(found.concurrency, "the best once more, for longer")
-        point = await steady.measure(found.concurrency, thorough=True)
-        self.sweep.points[self.sweep.points.index(found)] = point
-        self.sweep.seconds += time.monotonic() - self.now.began
-        self.observer.measured(self, point)
+        """Measure the N that was found once more, for longer; another one if it disappoints.
+
+        A cache that fills up shows one request duration after N was raised.
+        """
+        sure: set[int] = set()
+        while (found := best_of(self.sweep.points)) is not None and found.concurrency not in sure:
+            if len(sure) == _CONFIRMATIONS:
+                self.sweep.note("the best N is not certain: neighbours give about as much")
+                return
+            sure.add(found.concurrency)
+            self._begin(found.concurrency, "the best once more, for longer")
+            point = await steady.measure(found.concurrency, thorough=True)
+            self.sweep.points[self.sweep.points.index(found)] = point
+            self.sweep.seconds += time.monotonic() - self.now.began
+            self.observer.measured(self, point)
 
     def _next(self) -> int | None:
         step = self.plan.next(self.sweep.points)
@@ -236,14 +246,18 @@ async def _usage(client: ModelClient, request: ChatRequest) -> Usage:
     """Tokens of one request; an answer that is cut or blank is one, too.
 
     Raises:
-        Failure: there was none.
+        Failure: there was none, in a few tries where it was the server's failure.
     """
-    try:
-        return (await client.complete(request)).usage
-    except Failure as failure:
-        if failure.kind.ends_as == "invalid":
-            return failure.usage or Usage()
-        raise
+    tries = _PROBES
+    while True:
+        tries -= 1
+        try:
+            return (await client.complete(request)).usage
+        except Failure as failure:
+            if failure.kind.ends_as == "invalid":
+                return failure.usage or Usage()
+            if failure.kind is not Kind.SERVER or not tries:
+                raise
 
 
 def _patient(endpoint: Endpoint) -> Endpoint:
