@@ -125,5 +125,9 @@ def _telling_bad_rows(docs: Iterable[Doc], quiet: bool) -> Iterable[Doc]:
 
 
 async def _cancel(job: Job) -> None:
-    with suppress(Unavailable):  # Redis is away: there is nothing to tell it
-        await asyncio.shield(job.cancel())
+    async def told() -> None:
+        # In here, because a second interruption leaves nobody outside to hear of it.
+        with suppress(Unavailable):  # Redis is away: there is nothing to tell it
+            await job.cancel()
+
+    await asyncio.shield(told())

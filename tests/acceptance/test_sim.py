@@ -33,7 +33,7 @@ def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     ) as process:
         until(ready.exists, "the simulator listens", process=process, log=log)
         url = ready.read_text()
-        assert url in log.read_text()
+        until(lambda: url in log.read_text(), "it says where", process=process, log=log)
         assert ask(url)["model"] == "mine"
         with urllib.request.urlopen(f"{url}/stats") as reply:
             assert json.load(reply)["answered"] == 1
