@@ -148,14 +148,17 @@ def test_a_restarted_server_loses_nothing_and_runs_nothing_twice(
     assert set(started(project).values()) == {1}
 
 
-def test_a_task_longer_than_the_visibility_timeout_runs_once(
+def test_what_takes_or_waits_longer_than_the_visibility_timeout_runs_once(
     one_project: Project, tmp_path: Path
 ) -> None:
     with (
         worker_of(one_project, tmp_path / "1", 1),
         worker_of(one_project, tmp_path / "2", 1),
     ):
-        results = [one_project.send("sleep", 2.5 * VISIBILITY_S) for _ in range(2)]
+        results = [
+            one_project.send("sleep", 2.5 * VISIBILITY_S),
+            one_project.send("sleep", 0, countdown=2.5 * VISIBILITY_S),
+        ]
         for result in results:
             one_project.wait_noted("success", result.id)
         one_project.wait_all_acked()
