@@ -148,18 +148,21 @@ def test_a_restarted_server_loses_nothing_and_runs_nothing_twice(
     assert set(started(project).values()) == {1}
 
 
-def test_a_task_longer_than_the_visibility_timeout_runs_once(
-    project: Project, tmp_path: Path
+def test_what_takes_or_waits_longer_than_the_visibility_timeout_runs_once(
+    one_project: Project, tmp_path: Path
 ) -> None:
     with (
-        worker_of(project, tmp_path / "1", 1),
-        worker_of(project, tmp_path / "2", 1),
+        worker_of(one_project, tmp_path / "1", 1),
+        worker_of(one_project, tmp_path / "2", 1),
     ):
-        results = [project.send("sleep", 2.5 * VISIBILITY_S) for _ in range(2)]
+        results = [
+            one_project.send("sleep", 2.5 * VISIBILITY_S),
+            one_project.send("sleep", 0, countdown=2.5 * VISIBILITY_S),
+        ]
         for result in results:
-            project.wait_noted("success", result.id)
-        project.wait_all_acked()
-    assert set(started(project).values()) == {1}
+            one_project.wait_noted("success", result.id)
+        one_project.wait_all_acked()
+    assert set(started(one_project).values()) == {1}
 
 
 def test_a_stopped_process_keeps_what_nobody_has_taken(
@@ -182,15 +185,17 @@ def server_time(project: Project) -> float:
     return float(seconds + microseconds / 1e6)
 
 
-def test_what_a_killed_worker_had_comes_back(project: Project, tmp_path: Path) -> None:
-    results = [project.send("sleep", 0.5) for _ in range(8)]
-    with worker_of(project, tmp_path / "killed", 4, prefetch="2") as killed:
-        project.wait_noted("start", times=4)
-        killed.signal(signal.SIGKILL)
-    with worker_of(project, tmp_path / "next", 4):
-        for result in results:
-            project.wait_noted("success", result.id)
-        project.wait_all_acked()
+def test_what_a_killed_worker_had_comes_back_to_another(
+    one_project: Project, tmp_path: Path
+) -> None:
+    results = [one_project.send("sleep", 0.5) for _ in range(8)]
+    with worker_of(one_project, tmp_path / "killed", 4, prefetch="2") as killed:
+        one_project.wait_noted("start", times=4)
+        with worker_of(one_project, tmp_path / "other", 4):
+            killed.signal(signal.SIGKILL)
+            for result in results:
+                one_project.wait_noted("success", result.id)
+            one_project.wait_all_acked()
 
 
 def test_kills_under_load_lose_nothing(project: Project, tmp_path: Path) -> None:
@@ -211,16 +216,27 @@ def test_kills_under_load_lose_nothing(project: Project, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("pool", ["threads", "solo", "prefork"])
 def test_other_pools(one_project: Project, tmp_path: Path, pool: str) -> None:
-    results = [one_project.send("block", 0.3) for _ in range(8)]
+    results = [one_project.send("block", 0.2) for _ in range(8)]
     with worker_of(one_project, tmp_path, 2, pool=pool, prefetch="2") as worker:
         one_project.wait_noted("unblocked", times=1)
         if pool == "threads":
             # Only these: the tasks have connections of their own, which nothing mends.
             cut_consuming_connections(one_project)
-        one_project.wait_noted("unblocked", times=3)
+        for result in results:
+            one_project.wait_noted("success", result.id)
+        one_project.wait_all_acked()
+        assert one_project.noted().count("blocking") == len(results)
+        assert worker.alive
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_a_warm_shutdown_of_other_pools(one_project: Project, tmp_path: Path, pool: str) -> None:
+    results = [one_project.send("block", 0.2) for _ in range(8)]
+    with worker_of(one_project, tmp_path, 2, pool=pool, prefetch="2") as worker:
+        one_project.wait_noted("unblocked", times=2)
         worker.signal(signal.SIGTERM)
         assert worker.wait_ended() == 0
-        blocked = one_project.noted().count("blocking")
-        assert one_project.noted().count("unblocked") == blocked
-        assert one_project.unacked() == 0
-        assert one_project.queued() == len(results) - blocked
+    blocked = one_project.noted().count("blocking")
+    assert one_project.noted().count("unblocked") == blocked
+    assert one_project.unacked() == 0
+    assert one_project.queued() == len(results) - blocked

@@ -4,7 +4,8 @@ Usable by any Celery project: `broker_transport = "fanout_workers.transport:Tran
 messages are kombu's own. It needs nothing else of fanout.
 """
 
-from .channel import Channel, QoS
+from .channel import Channel
 from .poller import Poller, Transport
+from .qos import QoS
 
 __all__ = ["Channel", "Poller", "QoS", "Transport"]

@@ -185,7 +185,8 @@ def running_tags() -> Collection[str] | None:
             continue
     else:
         return None
-    return {request.request_dict["properties"]["delivery_tag"] for request in requests}
+    properties = (request.request_dict.get("properties") or {} for request in requests)
+    return {tag for found in properties if (tag := found.get("delivery_tag"))}
 
 
 def _close_all() -> None:
