@@ -158,6 +158,25 @@ def endpoints(n: int, items: int) -> Line:
         return told
 
 
+def outage(n: int, items: int) -> Line:
+    """The only endpoint of a tier is killed and comes back: items wait, and none fails."""
+    with rig([Server("spark", n)], {"default": 2}) as made:
+        lives: list[Line] = []
+
+        def event() -> None:
+            assert made.server.process is not None
+            lives.append(made.server.stats())
+            made.server.process.stop(0)
+            wait(8.0)
+            made.start_server(made.server)
+
+        outcome = asyncio.run(made.run(items, events=[(0.4, event)]))
+        told = figures(made, outcome, back_s=_back(made.server, 0.0))
+        before = lives[0]["in_flight"]
+        told["max_over_n"] = max(told["max_over_n"], round(before["max"] / n, 4))
+        return told
+
+
 def _after(made: Rig, event: float, told: Line) -> Line:
     server = made.server
     _, end = server.stats()["in_flight"]["from_10_to_90_s"]
@@ -185,7 +204,7 @@ def _back(server: Server, event: float) -> float | None:
 
 SCENARIOS = {
     scenario.__name__: scenario
-    for scenario in (one, four, killed, stopped, restarted, changed, tiers, endpoints)
+    for scenario in (one, four, killed, stopped, restarted, changed, tiers, endpoints, outage)
 }
 
 

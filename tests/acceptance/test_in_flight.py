@@ -114,6 +114,11 @@ def test_two_endpoints_hold_the_sum_and_one_of_them_dies_and_comes_back() -> Non
     assert line["second_after"] > 0.9
 
 
+def test_items_wait_for_the_only_endpoint_and_none_fails() -> None:
+    line = referee("--n", "24", "--items", "300", "outage")["outage"]
+    assert line["back_s"] is not None
+
+
 def test_n_holds_while_redis_restarts() -> None:
     line = referee("--n", "24", "--items", "300", "restarted")["restarted"]
     assert line["duplicates"] == 0

@@ -96,7 +96,7 @@ def _register(app: Celery, runtime: Runtime, kind: str) -> None:
         try:
             record = await runtime.runner.run(kind, item, params or {}, request.id)
         except Stopping as stopping:
-            raise Reject("the worker is shutting down", requeue=True) from stopping
+            raise Reject("this worker cannot run it now", requeue=True) from stopping
         except Unavailable as away:
             # Not settled: acknowledged, it would be lost. The pause keeps it from going round.
             await asyncio.sleep(_AWAY_S)
