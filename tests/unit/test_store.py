@@ -30,6 +30,15 @@ class TestRedisStoreOnFakeRedis(StoreContract):
         await store.aclose()
 
 
+class TestRedisStoreThatLingers(StoreContract):
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[Store]:
+        client = FakeAsyncRedis(server=fakeredis.FakeServer())
+        store = RedisStore(client, linger_s=0.001)
+        yield store
+        await store.aclose()
+
+
 @pytest.mark.anyio
 async def test_memory_store_hands_out_items_in_order() -> None:
     store = MemoryStore()
