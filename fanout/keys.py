@@ -37,10 +37,11 @@ AUTO = "auto"
 LEASE = "l:"
 #: Of each one whose lease ran out and whose requests may still be at the server: "part since till".
 GHOST = "g:"
-#: Who looks at what runs at the server while there are ghosts ("holder till"), and what was seen
-#: ("load after before").
+#: While there are ghosts: who looks at what runs at the server ("holder till"), what was seen
+#: ("load after before"), and how much of it can be theirs ("left after"); times in ms.
 AUDITOR = "a"
 SAMPLE = "s"
+VERDICT = "v"
 
 
 def leader(name: str) -> str:

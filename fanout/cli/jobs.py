@@ -31,7 +31,9 @@ def status(
     json: Annotated[bool, Parameter(negative="", help="Print JSON on stdout.")] = False,
 ) -> int:
     """Show jobs with their counts; they add up at every moment."""
-    found = aio.run(_status(redis, job))
+    found, problems = aio.run(_status(redis, job))
+    for name, problem in problems.items():
+        note(f"endpoint {plain(name)}: {plain(problem, 160)}: items wait")
     if json:
         for info in found:
             shown = asdict(info) | {"done": info.done}
@@ -84,10 +86,12 @@ def cancel(job: JobId, *, redis: options.Redis = None) -> int:
     return Exit.CLEAN
 
 
-async def _status(redis: str | None, job: str | None) -> list[JobInfo]:
+async def _status(redis: str | None, job: str | None) -> tuple[list[JobInfo], dict[str, str]]:
     async with connect(redis) as fo:
         ids = [job] if job else await fo.store.jobs()
-        return [await fo.store.get(identity) for identity in ids]
+        found = [await fo.store.get(identity) for identity in ids]
+        workers = await fo.store.workers()
+        return found, {name: text for worker in workers for name, text in worker.problems.items()}
 
 
 async def _results(redis: str | None, job_id: str, writer: RecordWriter) -> bool:

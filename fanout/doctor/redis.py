@@ -107,10 +107,17 @@ def _memory(info: Mapping[str, Any]) -> Finding:
 
 
 async def _check_workers(settings: Settings, store: RedisStore) -> list[Finding]:
-    return [
-        _tier(tier, await store.workers(tier), await store.queued(tier))
-        for tier in settings.tiers()
-    ]
+    findings: list[Finding] = []
+    for tier in settings.tiers():
+        workers = await store.workers(tier)
+        findings.append(_tier(tier, workers, await store.queued(tier)))
+        # What the workers see: they may sit where the endpoint cannot be reached, and we can.
+        findings += [
+            Finding(f"endpoint {name}", f"seen by {worker.name}", "warn", problem)
+            for worker in workers
+            for name, problem in worker.problems.items()
+        ]
+    return findings
 
 
 def _tier(tier: str, workers: Iterable[WorkerInfo], queued: int) -> Finding:

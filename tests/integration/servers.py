@@ -73,3 +73,41 @@ def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
+
+
+class Restartable:
+    """A server that keeps its data over restarts, on the same port."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self._port = _free_port()
+        self._command = [
+            *(str(binaries()[kind]), "--bind", "127.0.0.1", "--port", str(self._port)),
+            *("--dir", str(folder), "--save", "", "--appendonly", "yes"),
+        ]
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"redis://127.0.0.1:{self._port}/0"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        _wait_for(self._process, self._port)
+
+    def stop(self) -> None:
+        """Stop it."""
+        self._process.terminate()
+        self._process.wait(_DEADLINE_S)
+
+
+@contextmanager
+def restartable_server(kind: str) -> Iterator[Restartable]:
+    """A server that can be restarted; it ends with the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = Restartable(kind, Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()

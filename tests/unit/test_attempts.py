@@ -151,6 +151,35 @@ async def test_an_absent_or_full_server_spends_no_attempt(kind: Kind) -> None:
     assert bench.effort.retried == {kind: 20}
 
 
+async def test_an_item_that_no_endpoint_can_take_goes_back_while_nothing_is_lost() -> None:
+    bench = Bench("late")
+    bench.permits.set_limit("spark", 0)
+    asking = asyncio.create_task(bench.ask())
+    while not bench.permits.waiting:
+        await asyncio.sleep(0)
+    bench.effort.attempts = 1
+    assert bench.permits.send_back() == 0  # what has been tried is known here only
+    bench.effort.attempts = 0
+    assert bench.permits.send_back() == 1
+    with pytest.raises(Stopping):
+        await asking
+    assert bench.fake.requests == []
+
+
+async def test_a_retry_prefers_another_endpoint() -> None:
+    bench = Bench(faults.SERVER_ERROR, GOOD)
+    avoided: list[str | None] = []
+    acquire = bench.permits.acquire
+
+    def noting(**how: Any) -> Any:
+        avoided.append(how["avoid"])
+        return acquire(**how)
+
+    bench.permits.acquire = noting  # type: ignore[method-assign]
+    await bench.ask()
+    assert avoided == [None, "spark"]
+
+
 async def test_an_absent_server_is_given_up_in_the_end() -> None:
     tries = POLICIES[Kind.CONNECT].tries
     bench = Bench(*[faults.RESET] * tries)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
-from fanout import Endpoint
-from fanout_workers.permits import Permits
+from fanout import Endpoint, Failure, Kind
+from fanout_workers.permits import Permits, Unneeded
 
 pytestmark = pytest.mark.anyio
 
@@ -184,6 +185,129 @@ async def test_the_least_loaded_endpoint_by_its_share() -> None:
     await settle_down()
     assert waiting.holds
     await finish([waiting])
+
+
+async def take(permits: Permits, stack: AsyncExitStack, **how: Any) -> str:
+    return (await stack.enter_async_context(permits.acquire(**how))).endpoint.name
+
+
+async def test_a_retry_goes_to_another_endpoint_where_there_is_room() -> None:
+    permits = permits_of(a=2, b=2)
+    async with AsyncExitStack() as stack:
+        assert [await take(permits, stack, avoid="a") for _ in range(3)] == ["b", "b", "a"]
+
+
+async def test_a_retry_that_waits_lets_those_pass_that_can_go_where_it_failed() -> None:
+    permits = permits_of(a=1, b=1)
+    async with AsyncExitStack() as stack:
+        assert {await take(permits, stack) for _ in range(2)} == {"a", "b"}
+        avoiding = asyncio.create_task(take(permits, stack, avoid="a"))
+        other = asyncio.create_task(take(permits, stack))
+        await settle_down()
+        permits.set_limit("a", 2)
+        await settle_down()
+        assert (avoiding.done(), other.done()) == (False, True)
+        permits.set_limit("a", 3)  # nobody else waits: better there than not at all
+        await settle_down()
+        assert await avoiding == "a"
+
+
+async def test_an_open_circuit_gives_no_permits_and_the_other_endpoint_has_them() -> None:
+    permits = permits_of(a=4, b=2)
+    permits.load("a").circuit.trip("it is down")
+    async with AsyncExitStack() as stack:
+        assert [await take(permits, stack) for _ in range(2)] == ["b", "b"]
+        waiting = asyncio.create_task(take(permits, stack))
+        await settle_down()
+        assert not waiting.done()
+        assert permits.quota == 2
+        waiting.cancel()
+        await settle_down()
+
+
+async def test_half_open_one_probe_and_then_all() -> None:
+    now = 0.0
+    permits = Permits([Endpoint(name="a", url="http://127.0.0.1:1", concurrency=3)], lambda: now)
+    circuit = permits.load("a").circuit
+    circuit.trip("it is down")
+    holders = [Holder(permits) for _ in range(4)]
+    now = 60.0
+    circuit.looked_at(None)
+    await settle_down()
+    assert [holder.holds for holder in holders] == [True, False, False, False]
+    assert permits.quota == 1
+    circuit.answered(circuit.epoch)
+    await settle_down()
+    assert [holder.holds for holder in holders] == [True, True, True, False]
+    await finish(holders)
+
+
+async def test_a_probe_that_is_cancelled_lets_another_probe() -> None:
+    now = 0.0
+    permits = Permits([Endpoint(name="a", url="http://127.0.0.1:1", concurrency=3)], lambda: now)
+    permits.load("a").circuit.trip("it is down")
+    holders = [Holder(permits) for _ in range(2)]
+    now = 60.0
+    permits.load("a").circuit.looked_at(None)
+    await settle_down()
+    holders[0].task.cancel()
+    await settle_down()
+    assert holders[1].holds
+    await finish(holders)
+
+
+async def test_a_permit_says_how_its_request_ended() -> None:
+    permits = permits_of(a=1)
+    for _ in range(5):
+        async with permits.acquire() as permit:
+            permit.failed(Failure(Kind.CONNECT, "refused"))
+    assert permits.load("a").circuit.state == "open"
+
+
+async def test_no_permit_after_the_lease_also_if_nobody_has_said_that_it_is_over() -> None:
+    now = 0.0
+    permits = Permits([Endpoint(name="a", url="http://127.0.0.1:1", concurrency=3)], lambda: now)
+    permits.set_limit("a", 3, valid_until=9.0)
+    first = Holder(permits)
+    await settle_down()
+    now = 9.0  # the process was stopped, and the reply came meanwhile
+    second = Holder(permits)
+    await finish([first])
+    await settle_down()
+    assert not second.holds
+    permits.set_limit("a", 3, valid_until=20.0)
+    await settle_down()
+    assert second.holds
+    await finish([second])
+
+
+async def test_what_is_fresh_is_sent_back_and_the_rest_waits() -> None:
+    permits = permits_of(a=1)
+    async with AsyncExitStack() as stack:
+        await take(permits, stack)
+        fresh = asyncio.create_task(take(permits, stack, fresh=lambda: True))
+        other = asyncio.create_task(take(permits, stack, fresh=lambda: False))
+        await settle_down()
+        assert permits.waiting == 2
+        assert permits.send_back() == 1
+        await settle_down()
+        with pytest.raises(Unneeded):
+            await fresh
+        assert permits.waiting == 1
+        permits.set_limit("a", 2)
+        assert await other == "a"
+
+
+async def test_the_fewest_in_flight_are_not_those_between_two_requests() -> None:
+    permits = permits_of(a=2)
+    holders = [Holder(permits) for _ in range(4)]
+    await settle_down()
+    permits.load("a").take_low()
+    await finish(holders[:2])
+    await settle_down()
+    assert permits.load("a").take_low() == 2  # each was followed by the next at once
+    await finish(holders[2:])
+    assert permits.load("a").take_low() == 0
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -55,8 +55,11 @@ def create_app(settings: Settings, tier: str, name: str, kinds: Mapping[str, typ
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            # Celery hands an item out again when its worker has been silent for so long.
-            "visibility_timeout": 3600,
+            # An item is handed out again when its worker has been silent for so long; a worker
+            # that lives is heard from every third of it, however long a request takes.
+            "visibility_timeout": 120,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
             "health_check_interval": 25,
             "socket_keepalive": True,
         },
@@ -87,7 +90,7 @@ def _register(app: Celery, runtime: Runtime, kind: str) -> None:
         try:
             record = await runtime.runner.run(kind, item, params or {}, request.id)
         except Stopping as stopping:
-            raise Reject("the worker is shutting down", requeue=True) from stopping
+            raise Reject("this worker cannot run it now", requeue=True) from stopping
         except Unavailable as away:
             # Not settled: acknowledged, it would be lost. The pause keeps it from going round.
             await asyncio.sleep(_AWAY_S)

@@ -92,13 +92,20 @@ class Intake:
         permits: whose quota is followed.
         queue: name of the queue that is consumed.
         send_back: ends the wait of fresh items; called on the hub's thread.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, permits: Permits, queue: str, send_back: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        permits: Permits,
+        queue: str,
+        send_back: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._permits = permits
         self._queue = queue
         self._send_back = send_back
-        self._gauge = Gauge()
+        self._gauge = Gauge(clock)
         self._closed = False
 
     def step(self) -> type[bootsteps.StartStopStep]:
@@ -131,7 +138,7 @@ class Intake:
     def _pause(self, consumer: Any) -> None:
         if not self._closed:
             self._closed = True
-            log.warning("no quota at any endpoint of the tier: items go back to the queue")
+            log.info("no quota at any endpoint of the tier: items go back to the queue")
             consumer.cancel_task_queue(self._queue)
         self._send_back()
 

@@ -27,7 +27,7 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -80,10 +80,11 @@ class Grant:
 
     Attributes:
         n: N of the endpoint.
-        part: the part recorded for this process.
+        part: the part that this process may fill.
         target: the part to come down or up to.
         look: whether this process shall look at what runs at the server.
         now: Redis's time in ms.
+        silent: holders that should have been heard by now.
     """
 
     n: int
@@ -91,6 +92,13 @@ class Grant:
     target: int
     look: int = 0
     now: int = 0
+    silent: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, answer: Sequence[Any]) -> Grant:
+        """The script's answer."""
+        n, part, target, look, now = map(int, answer[:5])
+        return cls(n, part, target, look, now, tuple(name.decode() for name in answer[5:]))
 
     @property
     def cap(self) -> int:
@@ -106,15 +114,19 @@ class _Lease:
     load: Load
     cap: int = 0
     fence: asyncio.TimerHandle | None = None
+    #: Holders that are known to have ended and still have a lease.
+    ended: tuple[str, ...] = ()
     #: (when, fewest in flight since the one before), for the last WINDOW_S; none had begun before.
     lows: deque[tuple[float, int]] = field(default_factory=lambda: deque([(boottime(), 0)]))
     #: (Redis's time before, own time after, load) of the last looks.
     looks: deque[tuple[int, float, int]] = field(default_factory=deque)
+    audits: bool = False
     looking: bool = False
     learned_at: float = -math.inf
     started: int = 0
     started_at: float = field(default_factory=boottime)
-    curious_at: float = 0.0
+    got_at: float | None = None
+    curious_at: float = -math.inf
     curiosity_s: float = _CURIOUS_S
 
     def low(self, now: float) -> int:
@@ -126,7 +138,7 @@ class _Lease:
 
     def seen(self, now: float) -> tuple[int, int]:
         """(load, Redis's time before) of the looks lately taken; (-1, 0) without enough of them."""
-        while self.looks and self.looks[0][1] < now - 2 * _LOOKS_S:
+        while self.looks and self.looks[0][1] < now - 1.25 * _LOOKS_S:
             self.looks.popleft()
         if len(self.looks) < 2 or now - self.looks[0][1] < _LOOKS_S / 2:
             return -1, 0
@@ -136,7 +148,8 @@ class _Lease:
         """(requests to lease permits for, whether to hold idle ones as well)."""
         load = self.load
         if load.started != self.started:
-            self.started, self.started_at, self.curiosity_s = load.started, now, _CURIOUS_S
+            self.started, self.started_at = load.started, now
+            self.got_at, self.curious_at, self.curiosity_s = None, -math.inf, _CURIOUS_S
         if load.circuit.state != "closed":
             return max(load.in_flight, int(load.circuit.state == "half-open")), 0
         if waiting and load.in_flight < load.limit and now - self.started_at > _IDLE_S:
@@ -144,12 +157,24 @@ class _Lease:
         if waiting:
             # More than is here: what is fetched follows the quota, and both shall double.
             return 2 * load.in_flight + waiting, 1
-        if not load.in_flight and not load.limit and now >= self.curious_at:
-            # Without quota nothing is fetched, so that nothing could show a demand.
+        return load.in_flight or self._curiosity(now), 1
+
+    def _curiosity(self, now: float) -> int:
+        """1 to ask for a first permit: without one nothing is fetched that could show a demand.
+
+        One that is not used within _IDLE_S is left to others, ever longer each time.
+        """
+        if not self.load.limit:
+            self.got_at = None
+            return int(now >= self.curious_at)
+        if self.got_at is None:
+            self.got_at = now
+        if now - self.got_at < _IDLE_S:
+            return 1
+        if self.curious_at <= self.got_at:
             self.curious_at = now + self.curiosity_s
             self.curiosity_s = min(2 * self.curiosity_s, _CURIOUS_MAX_S)
-            return 1, 1
-        return load.in_flight, 1
+        return 0
 
 
 class Leases:
@@ -163,6 +188,7 @@ class Leases:
         holder: this process's name, unique among all that live.
         looks: by endpoint name, what tells the load of its server.
         patience: seconds that the longest request to an endpoint may take, by its name.
+        has_ended: whether a holder is known to have ended, so that its lease is of no use.
     """
 
     def __init__(
@@ -174,6 +200,7 @@ class Leases:
         *,
         looks: Mapping[str, Look] | None = None,
         patience: Callable[[str], float] = lambda name: 0.0,
+        has_ended: Callable[[str], bool] = lambda holder: False,
     ) -> None:
         self._client: Any = client
         self._renew = client.register_script(RENEW)
@@ -182,6 +209,7 @@ class Leases:
         self._holder = holder
         self._looks = looks or {}
         self._patience = patience
+        self._has_ended = has_ended
         self._calls = itertools.count(1)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -212,12 +240,13 @@ class Leases:
         async with asyncio.TaskGroup() as group:
             while True:
                 await asyncio.sleep(HUNGRY_S)
-                if not lease.looking:
+                if not lease.audits:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(EVERY_S - HUNGRY_S):
                             await hungry.wait()
                 hungry.clear()
                 grant = await self._call(lease)
+                lease.audits = bool(grant and grant.look)
                 if grant and grant.look and not lease.looking:
                     lease.looking = True
                     # Beside the renewals, which must not wait for a server.
@@ -245,12 +274,15 @@ class Leases:
         try:
             async with asyncio.timeout(EVERY_S * 3):
                 answer = await self._renew(
-                    keys=[keys.endpoint(name)], args=[self._holder, *figures]
+                    keys=[keys.endpoint(name)], args=[self._holder, *figures, *lease.ended]
                 )
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             log.warning("the lease of endpoint %s is not renewed: %r", name, error)
             return None
-        grant = Grant(*map(int, answer))
+        grant = Grant.of(answer)
+        if found := tuple(filter(self._has_ended, grant.silent)):
+            load.hungry.set()  # for the next call, which tells it
+        lease.ended = found
         # An answer older than the lease that it grants is worth nothing.
         if boottime() < began + TTL_S - MARGIN_S:
             self._take(lease, grant, began)

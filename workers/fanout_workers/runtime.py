@@ -26,6 +26,7 @@ from fanout_workers.item import ItemRunner
 from fanout_workers.jobs import Jobs
 from fanout_workers.leader import Leaders
 from fanout_workers.leases import Leases
+from fanout_workers.lifeline import Lifeline, common_folder
 from fanout_workers.model import ModelClient, open_transport
 from fanout_workers.permits import Permits
 from fanout_workers.server_load import ServerLoad
@@ -70,6 +71,8 @@ class Runtime:
         self._leases: Leases | None = None
         self._jobs: Jobs | None = None
         self._leaders: Leaders | None = None
+        self._holder = f"{name}/{uuid.uuid4().hex[:8]}"
+        self._lifeline = Lifeline(self._holder, common_folder())
 
     @property
     def runner(self) -> ItemRunner:
@@ -98,15 +101,16 @@ class Runtime:
         )
         self._note_problems(await health.problems(first=True))
         tallies = {one.name: Tally(one.stream) for one in endpoints}
-        holder = f"{self._name}/{uuid.uuid4().hex[:8]}"
         self._leases = Leases(
             self._lease_client,
             self.permits,
             endpoints,
-            holder,
+            self._holder,
             looks={one.name: ServerLoad(one, self._transport) for one in endpoints},
             patience=lambda name: clients[name].longest_s,
+            has_ended=self._lifeline.is_dead,
         )
+        self._lifeline.open()
         await self._leases.open()
         self._jobs = Jobs(self._store, self._kinds)
         self._jobs.open()
@@ -117,7 +121,7 @@ class Runtime:
             Asker(self.permits, clients, self._stopping, tallies),
         )
         self._leaders = Leaders(
-            self._lease_client, self._store, endpoints, tallies, self._transport, holder,
+            self._lease_client, self._store, endpoints, tallies, self._transport, self._holder,
             self._settings.auto_poll_s,
         )  # fmt: skip
         await self._leaders.open()
@@ -136,6 +140,7 @@ class Runtime:
         if self._leases is not None and self._lease_client is not None:
             await self._leases.close()
             await self._lease_client.aclose()
+        self._lifeline.close()
         if self._store is not None:
             with suppress(Unavailable):  # then its time to live ends it
                 await self._store.forget_worker(self._info())

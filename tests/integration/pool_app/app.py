@@ -18,9 +18,16 @@ NOTES = "notes"
 
 app = Celery("pool_app", broker=URL, backend=URL, include=["tests.integration.pool_app.tasks"])
 app.conf.update(
-    worker_pool="fanout_workers.pool:AsyncPool",
+    broker_transport=os.environ.get("POOL_APP_TRANSPORT"),
+    broker_transport_options={
+        "visibility_timeout": float(os.environ.get("POOL_APP_VISIBILITY", "3600")),
+        "unacked_restore_interval": 0.3,
+        "unacked_restore_throttle": 1,
+    },
+    worker_pool=os.environ.get("POOL_APP_POOL", "fanout_workers.pool:AsyncPool"),
     worker_prefetch_multiplier=int(os.environ.get("POOL_APP_PREFETCH", "1")),
     worker_soft_shutdown_timeout=float(os.environ.get("POOL_APP_SOFT_SHUTDOWN", "0")),
+    worker_enable_prefetch_count_reduction=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     task_acks_late=True,
     broker_connection_retry_on_startup=True,

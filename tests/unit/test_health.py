@@ -1,0 +1,80 @@
+"""What a look at the endpoints shows, and what it does to their circuits."""
+
+from __future__ import annotations
+
+import pytest
+
+from fanout import Endpoint, Failure, Kind
+from fanout.testing import FakeEndpoint, faults
+from fanout_workers.circuit import Circuit
+from fanout_workers.health import Health
+from fanout_workers.model import ModelClient
+
+pytestmark = pytest.mark.anyio
+
+
+class Bench:
+    """One endpoint with its circuit, and a clock that the test turns."""
+
+    def __init__(self, model: str | None = "fake") -> None:
+        self.now = 0.0
+        self.fake = FakeEndpoint()
+        endpoint = Endpoint(name="spark", url="http://spark", model=model)
+        self.circuit = Circuit("spark", lambda: self.now)
+        self.health = Health({"spark": ModelClient(endpoint, self.fake)}, {"spark": self.circuit})
+
+    def fail(self) -> None:
+        for _ in range(5):
+            self.circuit.failed(self.circuit.begin(), Failure(Kind.CONNECT, "refused"))
+        self.now += 60
+
+
+async def test_a_well_endpoint_has_no_problem() -> None:
+    bench = Bench()
+    assert await bench.health.problems(first=True) == {}
+    assert bench.circuit.state == "closed"
+
+
+@pytest.mark.parametrize("fault", [faults.CONNECTION_REFUSED, faults.UNAVAILABLE, faults.RESET])
+async def test_what_is_away_at_the_start_is_not_tried_first(fault: faults.Fault) -> None:
+    bench = Bench()
+    bench.fake.outage = fault
+    assert "spark" in await bench.health.problems(first=True)
+    assert bench.circuit.state == "open"
+
+
+async def test_another_model_at_the_start_is_not_tried_first() -> None:
+    bench = Bench(model="other")
+    assert "does not serve 'other'" in (await bench.health.problems(first=True))["spark"]
+    assert bench.circuit.state == "open"
+
+
+async def test_refused_looks_open_a_circuit_as_requests_do() -> None:
+    bench = Bench()
+    bench.fake.outage = faults.CONNECTION_REFUSED
+    for _ in range(4):
+        await bench.health.problems()
+    assert bench.circuit.state == "closed"
+    await bench.health.problems()
+    assert bench.circuit.state == "open"
+
+
+async def test_an_open_circuit_waits_for_a_look_that_is_well() -> None:
+    bench = Bench()
+    bench.fail()
+    bench.fake.outage = faults.CONNECTION_REFUSED
+    await bench.health.problems()
+    assert bench.circuit.state == "open"
+    bench.fake.outage = None
+    problems = await bench.health.problems()
+    assert bench.circuit.state == "half-open"
+    assert "half-open" in problems["spark"]
+    bench.circuit.answered(bench.circuit.begin())
+    assert await bench.health.problems() == {}
+
+
+async def test_an_open_circuit_waits_for_its_model() -> None:
+    bench = Bench(model="other")
+    bench.fail()
+    await bench.health.problems()
+    assert bench.circuit.state == "open"

@@ -1,0 +1,412 @@
+"""kombu's Redis channel, fetching and acknowledging by the batch."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from contextlib import suppress
+from functools import cached_property
+from queue import Empty
+from time import monotonic
+from typing import Any, NamedTuple
+
+import redis as redis_py
+from kombu.log import get_logger
+from kombu.transport import redis
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+from kombu.utils.scheduling import round_robin_cycle
+
+from .broker import Keys
+from .custody import Custody, custody_of
+from .holdings import Place
+from .scripts import FETCH
+
+logger = get_logger(__name__)
+
+#: Messages in one fetch, at most.
+BATCH = 64
+#: Acknowledgements in one fetch, at most.
+_ACKS = 1000
+#: How long the hub may be kept by one batch of deliveries, in seconds.
+_SLICE_S = 0.05
+#: What redis-py's parser gives for a message that is not a reply.
+_PUSHED = object()
+
+
+class Arrival(NamedTuple):
+    """A message that was fetched and not delivered yet."""
+
+    queue: str
+    tag: str | None  # None where no acknowledgement is expected
+    message: dict[str, Any]
+
+
+class QoS(redis.QoS):
+    """Counts what a channel has delivered; what Redis is told goes through the custody."""
+
+    def can_consume(self) -> bool:
+        """Whether there is room for one more message."""
+        room = self.can_consume_max_estimate()
+        return room is None or room > 0
+
+    def can_consume_max_estimate(self) -> int | None:
+        """How many more messages there is room for; None for any number.
+
+        What runs although its connection was lost takes room, too.
+        """
+        if not self.prefetch_count:
+            return None
+        taken = len(self._delivered) + len(self.custody.holdings.lost)
+        return max(0, self.prefetch_count - taken)
+
+    @property
+    def custody(self) -> Custody:
+        """Where the messages of this broker are kept."""
+        custody: Custody = self.channel.custody
+        return custody
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """The message is delivered. The fetch has noted it in Redis."""
+        self._delivered[delivery_tag] = message
+
+    def ack(self, delivery_tag: str) -> None:
+        """The message is done with."""
+        self._delivered.pop(delivery_tag, None)
+        self.custody.holdings.settle(delivery_tag)
+        self.channel.tell()
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """The message is done with, or goes back to the end of its queue."""
+        if not requeue:
+            self.ack(delivery_tag)
+            return
+        self._delivered.pop(delivery_tag, None)
+        self.custody.holdings.give_back(delivery_tag, Place.BACK)
+        self.channel.tell()
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Give back all that this channel has delivered and nobody has acknowledged."""
+        for tag in list(self._delivered):
+            self.custody.holdings.give_back(tag, Place.FRONT)
+        self._delivered.clear()
+        self.channel.tell(at_once=True)
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        """The channel is closed: keep what runs if the connection was lost, or give it back."""
+        self._on_collect.cancel()
+        if not self.restore_at_shutdown or not self.channel.do_restore:
+            return
+        delivered = dict(self._delivered)
+        self._delivered.clear()
+        if self.channel.is_lost:
+            self.custody.holdings.lose(delivered)
+            return
+        if self.channel.has_hub:  # what an earlier connection has left
+            delivered.update(dict.fromkeys(self.custody.holdings.lost))
+        if delivered:
+            logger.info("Restoring %r unacknowledged message(s)", len(delivered))
+        self.custody.holdings.lose(dict.fromkeys(delivered))
+        try:
+            self.custody.flush()
+        except redis_py.RedisError as error:
+            logger.warning("Redis is away; what it has to be told has to wait: %r", error)
+
+    def restore_visible(self, start: int = 0, num: int | None = 10, interval: int = 10) -> None:
+        """Hand out again what a worker has held for longer than the visibility timeout."""
+        self._vrestore_count += 1
+        if (self._vrestore_count - 1) % (interval or 1):
+            return
+        if count := self.custody.redeliver(num, self.channel._lookup):
+            logger.warning("%d messages of silent workers are handed out again", count)
+
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        """Give one message back."""
+        self._delivered.pop(tag, None)
+        self.custody.holdings.give_back(tag, Place.BACK if leftmost else Place.FRONT)
+        self.channel.tell()
+
+
+class Channel(redis.Channel):
+    """A channel that pops and notes messages in one step, and remembers them over connections."""
+
+    QoS = QoS
+
+    #: Whether Celery's or kombu's hub drives this channel; otherwise, it is `drain_events`.
+    has_hub = False
+
+    _in_poll: Any
+    _brpop_sent_at: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._arrivals: deque[Arrival] = deque()
+        self._noted_queues: set[str] = set()
+        self._remembered: dict[bool, dict[str, Any]] = {}
+        self._script = ""
+        # What was asked of Redis last.
+        self._sent_acks: list[str] = []
+        self._sent_queues: list[str] = []
+        self._sent_want = 0
+        #: There may be messages, because the last fetch has not emptied the queues, ...
+        self._more = True
+        #: ... or because Redis says that one of them has changed since.
+        self._changed = False
+        super().__init__(*args, **kwargs)
+
+    @cached_property
+    def custody(self) -> Custody:
+        """Where the messages of this channel's broker are kept."""
+        keys = Keys(
+            prefix=self.global_keyprefix,
+            unacked=self.global_keyprefix + self.unacked_key,
+            unacked_index=self.global_keyprefix + self.unacked_index_key,
+            sep=self.sep,
+            priority_steps=tuple(self.priority_steps),
+        )
+        return custody_of(self._connparams(), keys, self.visibility_timeout)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a worker closes this channel to open another one.
+
+        Anybody else closes a channel because it is no longer needed.
+        """
+        state = sys.modules.get("celery.worker.state")
+        if state is None or not self.has_hub:
+            return False
+        # False means "go on", and 0 is the exit status of a worker that stops.
+        return all(
+            flag is None or flag is False for flag in (state.should_stop, state.should_terminate)
+        )
+
+    # Consuming.
+
+    def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **kwargs: Any) -> Any:
+        """Consume from `queue`."""
+        self._more = True
+        if self.ack_emulation and not no_ack and queue not in self._fanout_queues:
+            self._noted_queues.add(queue)
+            self.custody.attach(self)
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        """The next message of `queue`, or None."""
+        if no_ack or not self.ack_emulation:
+            return super().basic_get(queue, no_ack=no_ack, **kwargs)
+        self.custody.attach(self)
+        self._noted_queues.add(queue)
+        reply = self.custody.broker.fetch_one(queue)
+        if queue in self._expires:
+            with self.conn_or_acquire() as client:
+                self._maybe_update_queues_expire(client, queue)
+        for arrival in self._arrived(reply, [queue]):
+            message = self.Message(arrival.message, channel=self)
+            self.qos.append(message, arrival.tag)
+            return message
+        return None
+
+    def on_tick(self) -> None:
+        """Ask Redis for what there is room for, and tell it what it has to know."""
+        if self._closing:
+            return
+        if self._noted_queues and self.custody.holdings.returns:
+            self.custody.flush()
+        if not self._in_poll and (self._has_errands() or self._is_due()):
+            self.connection.cycle._register_BRPOP(self)
+
+    def tell(self, at_once: bool = False) -> None:
+        """There is something that Redis has to know; a hub's next tick takes care of it."""
+        if at_once or not self.has_hub:
+            self.custody.flush()
+
+    def prepare(self, connection: Any) -> None:
+        """Make a new connection ready for fetching."""
+        # redis-py gives no public access to its parser's handlers; its own cache uses the same.
+        connection._parser.set_invalidation_push_handler(self._on_change)
+        connection.send_command("SCRIPT", "LOAD", FETCH, check_health=False)
+        self._script = bytes_to_str(connection.read_response())
+        connection.send_command("CLIENT", "TRACKING", "ON", "NOLOOP", check_health=False)
+        try:
+            connection.read_response()
+        except self.ResponseError as error:
+            logger.warning(
+                "This broker cannot tell of new messages (%s); an idle worker asks every %s s",
+                *(error, self.brpop_timeout),
+            )
+        self._more = True
+
+    def deliver(self, one: bool = False) -> bool:
+        """Hand over what has arrived, or one message of it; whether there was any.
+
+        Stops after a while: a pool that runs its tasks within the delivery, such as solo, must
+        let the hub settle one before it starts the next.
+        """
+        until = monotonic() + _SLICE_S
+        delivered = False
+        while self._arrivals:
+            arrival = self._arrivals.popleft()
+            if arrival.queue in self.connection._callbacks:
+                self.connection._deliver(arrival.message, arrival.queue)
+            else:  # cancelled meanwhile
+                self._give_back(arrival)
+            delivered = True
+            if one or monotonic() > until:
+                break
+        return delivered
+
+    def _has_errands(self) -> bool:
+        # Also for what has arrived and is not delivered: the reply brings the hub back soon.
+        return bool(self._arrivals or (self._noted_queues and self.custody.holdings.acks))
+
+    def _is_due(self) -> bool:
+        if not self._want():
+            return False
+        if self._more or self._changed:
+            return True
+        # A safety net under the notices, and for brokers that send none.
+        return self._brpop_sent_at is None or (
+            monotonic() - self._brpop_sent_at >= self.brpop_timeout
+        )
+
+    def _want(self) -> int:
+        if self._arrivals or not self._active_queues:
+            return 0
+        qos = self.qos
+        if not qos.can_consume():
+            return 0
+        if "can_consume" in vars(qos) or not isinstance(qos, QoS):
+            return 1  # worker_disable_prefetch has put a rule of its own there
+        room = qos.can_consume_max_estimate()
+        if room is None:
+            # Without a hub nobody has asked for more than one.
+            return BATCH if self.has_hub else 1
+        return min(room, BATCH)
+
+    # kombu's poller calls the two by these names. No BRPOP is sent: see `scripts.FETCH`.
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        want = self._want()
+        queues = self._queue_cycle.consume(len(self.active_queues)) if want else []
+        notes = "".join("1" if queue in self._noted_queues else "0" for queue in queues)
+        fair = "1" if type(self._queue_cycle) is round_robin_cycle else "0"
+        keys = self._keys(queues)
+        connection = self.client.connection
+        if want:  # before it is sent, for a notice may come with the reply
+            self._changed = self._more = False
+        self._sent_acks = self.custody.holdings.take_acks(_ACKS)
+        self._sent_queues, self._sent_want = queues, want
+        self._in_poll = connection
+        self._brpop_sent_at = monotonic()
+        connection.send_command(
+            *("EVALSHA", self._script, len(keys), *keys, want, fair, notes, *self._sent_acks),
+            check_health=False,
+        )
+
+    def _brpop_read(self, **options: Any) -> bool:
+        self._receive_replies()
+        if not self.deliver(one=not self.has_hub):
+            raise Empty
+        return True
+
+    def _receive_replies(self) -> None:
+        connection = self.client.connection
+        try:
+            while True:
+                reply = connection.read_response(push_request=True)
+                if reply is not _PUSHED and reply is not None:
+                    self._take(reply)
+                # What the parser has read ahead, no poller sees.
+                if not connection.can_read(timeout=0):
+                    return
+        except self.ResponseError as error:
+            connection.disconnect()
+            raise redis_py.ConnectionError(
+                f"Redis refuses to hand out messages: {error}"
+            ) from error
+        except self.connection_errors:
+            connection.disconnect()
+            raise
+
+    def _take(self, reply: list[Any]) -> None:
+        self._in_poll = None
+        self._sent_acks = []
+        arrivals = self._arrived(reply, self._sent_queues)
+        if self._sent_want and len(reply) // 2 >= self._sent_want:
+            self._more = True
+        self._arrivals.extend(arrivals)
+        self._flush_brpop_reauth()
+
+    def _arrived(self, reply: list[Any], queues: list[str]) -> list[Arrival]:
+        holdings, delivered = self.custody.holdings, self.qos._delivered
+        arrivals = []
+        for position, raw in zip(reply[::2], reply[1::2], strict=True):
+            queue = queues[(abs(position) - 3) % len(queues)]
+            self._queue_cycle.rotate(queue)
+            message, tag = self._decode(queue, raw)
+            if message is None:
+                continue
+            if queue not in self._noted_queues:
+                arrivals.append(Arrival(queue, None, message))
+                continue
+            if position < 0:
+                info = message["properties"].get("delivery_info") or {}
+                self.custody.broker.note(
+                    tag, raw, info.get("exchange", ""), info.get("routing_key", queue)
+                )
+            if holdings.admit(tag, queue):
+                delivered[tag] = None
+                arrivals.append(Arrival(queue, tag, message))
+        return arrivals
+
+    def _decode(self, queue: str, raw: bytes) -> tuple[dict[str, Any] | None, str]:
+        try:
+            message = loads(bytes_to_str(raw))
+            return message, message["properties"]["delivery_tag"]
+        except (ValueError, TypeError, KeyError):
+            logger.critical("What was in the queue %r is no message: %.4096r", queue, raw)
+            return None, ""
+
+    def _give_back(self, arrival: Arrival) -> None:
+        if arrival.tag is None:
+            self._put(arrival.queue, arrival.message)
+            return
+        self.qos._delivered.pop(arrival.tag, None)
+        self.custody.holdings.give_back(arrival.tag, Place.FRONT)
+        self.tell()
+
+    def _keys(self, queues: list[str]) -> list[str]:
+        return self.custody.broker.keys.of_fetch(queues)
+
+    def _on_change(self, notice: Any) -> Any:
+        self._changed = True
+        return _PUSHED
+
+    # Ends.
+
+    def _on_connection_disconnect(self, connection: Any) -> None:
+        if self._in_poll is connection:
+            acks, self._sent_acks = self._sent_acks, []
+            self.custody.holdings.put_acks(acks)
+        super()._on_connection_disconnect(connection)
+
+    def close(self) -> None:
+        """Close the channel; see `QoS.restore_unacked_once` for what becomes of its messages."""
+        self._closing = True
+        if self._in_poll:
+            with suppress(Empty, OSError, *self.connection_errors):
+                self._receive_replies()
+        self._arrivals.clear()  # known to the QoS as delivered to nobody
+        super().close()
+        self.custody.detach(self)
+
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        # At a lost connection Celery closes a channel twice; the second time kombu 5.7 looks up
+        # the server's address in a connection that is already gone, and the AttributeError ends
+        # the worker.
+        if self.connection is None or self.connection.client is None:
+            return dict(self._remembered[asynchronous])
+        found: dict[str, Any] = super()._connparams(asynchronous=asynchronous)
+        if asynchronous:
+            found["protocol"] = 3  # Redis tells of changes on the same connection
+        self._remembered[asynchronous] = dict(found)
+        return found
