@@ -13,7 +13,7 @@ from fanout.store import Decided
 def test_the_figures_that_are_there_have_columns() -> None:
     first = Decided(0.0, 20, 16, "ramp", "first step", {"in_flight": 16.0, "kv": 0.25})
     second = Decided(5.0, 20, 20, "hold", "holding [red]", {"in_flight": 20.0})
-    console = Console(width=120, record=True, file=io.StringIO())
+    console = Console(width=120, record=True, file=io.StringIO(), markup=False)
     console.print(table_of([first, second]))
     head, one, other = console.export_text().splitlines()
     assert head.split() == ["time", "N", "phase", "why", "in", "flight", "kv"]
