@@ -120,9 +120,17 @@ def from_file(path: Path) -> list[Sweep]:
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise UsageError(f"{path} is not a sweep written by `fanout sweep -o`")
     try:
-        return [Sweep.model_validate(entry) for entry in document.get("sweeps", [])]
+        return [_in_measured_order(entry) for entry in document.get("sweeps", [])]
     except ValidationError as error:
         raise UsageError(f"{path} is not a whole sweep: {error.errors()[0]['msg']}") from None
+
+
+def _in_measured_order(entry: Any) -> Sweep:
+    # A person reads rows by N; the search goes by the order in which they were measured.
+    sweep = Sweep.model_validate(entry)
+    order = {n: place for place, n in enumerate(entry.get("order", []))}
+    sweep.points.sort(key=lambda point: order.get(point.concurrency, len(order)))
+    return sweep
 
 
 def _document(sweep: Sweep) -> dict[str, Any]:
