@@ -157,6 +157,50 @@ def test_a_longer_retry_after_lengthens_the_pause_and_a_shorter_one_does_not(ben
         assert bench.circuit.resumes_in_s == left
 
 
+def test_a_full_server_that_works_is_not_down(bench: Bench) -> None:
+    for _ in range(50):
+        refused = Failure(Kind.OVERLOAD, "full", status=503)
+        bench.circuit.failed(bench.circuit.begin(), refused, is_busy=True)
+    assert bench.circuit.state == "closed"
+    bench.fail(Kind.OVERLOAD, 5)
+    assert bench.circuit.state == "open"
+
+
+def test_a_probe_that_runs_has_been_accepted_and_its_reply_is_not_waited_for(bench: Bench) -> None:
+    bench.half_open()
+    bench.circuit.looked_at(None)
+    bench.circuit.begin()
+    bench.circuit.looked_at(None)
+    assert bench.circuit.state == "half-open"
+    bench.now += 1
+    bench.circuit.looked_at("it does not answer")
+    assert bench.circuit.state == "half-open"
+    bench.circuit.looked_at(None)
+    assert bench.circuit.state == "closed"
+
+
+@pytest.mark.parametrize("kind", [Kind.SERVER, Kind.TIMEOUT])
+def test_where_failures_come_late_the_reply_is_waited_for(bench: Bench, kind: Kind) -> None:
+    bench.fail(kind, 10)
+    bench.now += 60
+    bench.circuit.looked_at(None)
+    bench.circuit.begin()
+    bench.now += 60
+    bench.circuit.looked_at(None)
+    assert bench.circuit.state == "half-open"
+
+
+def test_an_old_answer_shortens_the_pause(bench: Bench) -> None:
+    old = bench.circuit.begin()
+    bench.fail(times=5)
+    bench.circuit.looked_at(None)
+    assert bench.circuit.state == "open"
+    bench.circuit.answered(old)
+    assert bench.circuit.state == "open"
+    bench.circuit.looked_at(None)
+    assert bench.circuit.state == "half-open"
+
+
 def test_changes_are_logged_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         bench.half_open()

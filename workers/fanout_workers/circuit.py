@@ -6,7 +6,8 @@
 
 An endpoint that refuses everything has the fewest requests in flight, so the least loaded choice
 would send it all there is. While its circuit is open it gets none; half open it gets one at a
-time. A Retry-After only makes a pause, without a state of its own: the server has said when.
+time. A Retry-After only makes a pause, without a state of its own: the server has said when. A
+server that is full, and refuses beside what it works on, is none that is down.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ _IN_A_ROW = {Kind.CONNECT: 5, Kind.OVERLOAD: 5, Kind.REQUEST: 5, Kind.SERVER: 10
 #: HTTP statuses of a refused request that are the endpoint's fault, never an item's: the key or
 #: the model is wrong there.
 _MISFIT = frozenset({401, 403, 404})
+#: Failures that come at once if they come: a probe that runs for _ACCEPTED_S has been accepted. Its
+#: reply may take minutes, in which the server would have nothing else to do.
+_QUICK = frozenset({Kind.CONNECT, Kind.OVERLOAD, Kind.REQUEST})
+_ACCEPTED_S = 1.0
 #: Seconds before the first probe, doubled with each that fails.
 _PAUSE_S = 0.5
 _PAUSE_MAX_S = 30.0
@@ -57,6 +62,8 @@ class Circuit:
         self._why = ""
         self._resumes_at = 0.0
         self._probing = False
+        self._cause = Kind.CONNECT
+        self._probed_at = 0.0
 
     @property
     def allows(self) -> bool:
@@ -80,34 +87,35 @@ class Circuit:
 
     def begin(self) -> int:
         """Note that a request begins; returns its epoch."""
-        self._probing = self.state == "half-open"
+        if self.state == "half-open":
+            self._probing, self._probed_at = True, self._clock()
         return self.epoch
 
     def answered(self, epoch: int) -> None:
         """A request has got an answer of the server, whatever is in it."""
         if epoch != self.epoch:
+            if self.state == "open":  # it lives: no need to wait before the probe
+                self._resumes_at = min(self._resumes_at, self._clock())
             return
         self._failed = 0
         if self.state == "half-open":
-            log.warning("endpoint %s answers again: its circuit is closed", self._name)
-            self._openings = 0
-            self._become("closed")
+            self._close()
 
-    def failed(self, epoch: int, failure: Failure) -> None:
-        """A request has failed."""
+    def failed(self, epoch: int, failure: Failure, *, is_busy: bool = False) -> None:
+        """A request has failed; `is_busy` if the endpoint has others in work meanwhile."""
         least = _IN_A_ROW.get(failure.kind)
         if least is None or (failure.kind is Kind.REQUEST and failure.status not in _MISFIT):
             self.answered(epoch)  # refused or no good, but an answer
             return
         if failure.retry_after and failure.kind is Kind.OVERLOAD:
             self._pause(min(failure.retry_after, RETRY_AFTER_MAX))
-        if epoch != self.epoch:
+        if epoch != self.epoch or (is_busy and failure.kind is Kind.OVERLOAD):
             return
         self._failed += 1
         if self.state == "half-open":
-            self.trip(failure.message)
+            self.trip(failure.message, failure.kind)
         elif self.state == "closed" and self._failed >= least and not self.resumes_in_s:
-            self.trip(f"{self._failed} failures in a row: {failure.message}")
+            self.trip(f"{self._failed} failures in a row: {failure.message}", failure.kind)
 
     def given_up(self, epoch: int) -> None:
         """A request has ended without saying anything about the server."""
@@ -115,11 +123,11 @@ class Circuit:
             self._probing = False
             self.on_change()
 
-    def trip(self, why: str) -> None:
+    def trip(self, why: str, cause: Kind = Kind.CONNECT) -> None:
         """Open it, whatever it was."""
         if self.state == "closed":
             log.warning("endpoint %s: its circuit is open: %s", self._name, why)
-        self._why = why
+        self._why, self._cause = why, cause
         pause = min(_PAUSE_S * 2.0 ** min(self._openings, 10), _PAUSE_MAX_S)
         self._openings += 1
         self._resumes_at = max(self._resumes_at, self._clock() + pause)
@@ -128,14 +136,24 @@ class Circuit:
     def looked_at(self, why_not: str | None) -> None:
         """The endpoint was looked at, and seems well or, with a reason, not.
 
-        An open circuit becomes half open when the endpoint is well and its pause is over.
+        An open circuit becomes half open when the endpoint is well and its pause is over, and
+        closed when it has accepted a probe.
         """
+        if self.state == "half-open" and self._probing and why_not is None:
+            if self._cause in _QUICK and self._clock() >= self._probed_at + _ACCEPTED_S:
+                self._close()
+            return
         if self.state != "open":
             return
         if why_not is not None:
             self._why = why_not
         elif self._clock() >= self._resumes_at:
             self._become("half-open")
+
+    def _close(self) -> None:
+        log.warning("endpoint %s answers again: its circuit is closed", self._name)
+        self._openings = 0
+        self._become("closed")
 
     def _pause(self, seconds: float) -> None:
         until = self._clock() + seconds

@@ -94,16 +94,16 @@ class Permit:
 
     endpoint: Endpoint
     waited_s: float
-    circuit: Circuit
+    load: Load
     epoch: int
 
     def answered(self) -> None:
         """The endpoint has answered."""
-        self.circuit.answered(self.epoch)
+        self.load.circuit.answered(self.epoch)
 
     def failed(self, failure: Failure) -> None:
         """The request has failed."""
-        self.circuit.failed(self.epoch, failure)
+        self.load.circuit.failed(self.epoch, failure, is_busy=self.load.in_flight > 1)
 
 
 @dataclass(slots=True, eq=False)
@@ -156,7 +156,7 @@ class Permits:
         try:
             async with scope:
                 load.scopes.add(scope)
-                yield Permit(load.endpoint, time.monotonic() - asked, load.circuit, epoch)
+                yield Permit(load.endpoint, time.monotonic() - asked, load, epoch)
         except TimeoutError as error:
             if not scope.expired():
                 raise
