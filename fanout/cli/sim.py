@@ -62,12 +62,18 @@ def sim(
     ] = None,
     fault: Annotated[
         tuple[str, ...],
-        Parameter(help=f"KIND=RATE, may be repeated. Kinds: {_KINDS}.", negative=""),
+        Parameter(
+            help=f"KIND=RATE, may be repeated. Kinds: {_KINDS}.", negative="", show_default=False
+        ),
     ] = (),
     error_status: Annotated[int, Parameter(help="Status of the fault `error`.")] = 500,
     outage: Annotated[
         tuple[str, ...],
-        Parameter(help="START:LENGTH in seconds since the start: 503 to everything.", negative=""),
+        Parameter(
+            help="START:LENGTH in seconds since the start: 503 to everything.",
+            negative="",
+            show_default=False,
+        ),
     ] = (),
     slow_start: Annotated[
         float, Parameter(help="Simulated seconds until it has its full speed.")
@@ -88,7 +94,7 @@ def sim(
     """
     if speed <= 0 or noise < 0 or slow_start < 0 or keep_alive <= 0:
         raise UsageError("--speed and --keep-alive must be above 0, the others not below")
-    if min(max_num_seqs or 1, max_num_queued_reqs or 1) < 1:
+    if any(most is not None and most < 1 for most in (max_num_seqs, max_num_queued_reqs)):
         raise UsageError("--max-num-seqs and --max-num-queued-reqs are numbers from 1 up")
     profile = load_profile(model)
     efforts = [effort for effort, _ in profile.reasoning_tokens]

@@ -179,16 +179,16 @@ class _Maker:
         """The schema with its `$ref` and `allOf` taken in."""
         if schema is False:
             raise ValueError("nothing is an instance of false")
-        schema = dict(schema) if schema is not True else {}
+        found: dict[str, Any] = dict(schema) if schema is not True else {}
         for _ in range(_TOO_DEEP):
-            if "$ref" in schema:
-                target = schema.pop("$ref")
-                schema = _merged(self._target(target), schema)
-            elif "allOf" in schema:
-                for part in schema.pop("allOf"):
-                    schema = _merged(schema, self._resolved(part))
+            if "$ref" in found:
+                target = found.pop("$ref")
+                found = _merged(self._target(target), found)
+            elif "allOf" in found:
+                for part in found.pop("allOf"):
+                    found = _merged(found, self._resolved(part))
             else:
-                return schema
+                return found
         raise RecursionError
 
     def _target(self, reference: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -85,6 +86,18 @@ class Simulator:
         """What it saw."""
         return self.server.stats
 
+    def reset(self) -> None:
+        """Let it count anew."""
+        self.stats.reset(time.monotonic())
+
+    def mark(self, name: str) -> None:
+        """Let it note the time under a name, in seconds since the reset."""
+        self.stats.mark(name, time.monotonic())
+
+    def snapshot(self, points: int = 200) -> dict[str, Any]:
+        """The same as `/stats`."""
+        return self.server.snapshot(points)
+
     async def __aenter__(self) -> Self:
         self._server = Server(self._options)
         await self._server.start(port=self._port)
@@ -146,10 +159,10 @@ def simulator_process(*arguments: str, cpu: int | None = None) -> Iterator[Simul
         ready, log = Path(place) / "ready", Path(place) / "log"
         command = [sys.executable, "-P", "-m", "fanout", "sim", *arguments]
         command += ["--port", "0", "--ready-file", str(ready)]
-        if cpu is not None:
-            command = ["taskset", "-c", str(cpu), *command]
         with log.open("wb") as file:
             process = subprocess.Popen(command, stdout=file, stderr=file)  # noqa: S603
+        if cpu is not None and sys.platform == "linux":
+            os.sched_setaffinity(process.pid, {cpu})
         try:
             yield SimulatorProcess(_url(process, ready, log, command), process.pid)
         finally:

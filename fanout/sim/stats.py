@@ -177,7 +177,8 @@ class Stats:
     def window(self, low: float = 0.1, high: float = 0.9) -> tuple[float, float] | None:
         """When these shares of the answers had been given, in seconds since the reset."""
         count = len(self._answered_at)
-        first, last = math.ceil(low * count), math.ceil(high * count)
+        # Rounded first: 0.1 x 30 is a little more than 3 in binary.
+        first, last = (math.ceil(round(share * count, 9)) for share in (low, high))
         if first < 1 or last <= first:
             return None
         at = self._answered_at

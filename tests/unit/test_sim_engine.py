@@ -299,3 +299,34 @@ def test_a_broken_profile_is_one_sentence(tmp_path: Path, body: str) -> None:
         load_profile(str(tmp_path / "mine.json"))
     with pytest.raises(UsageError, match="no profile"):
         load_profile("nobody")
+
+
+def test_the_curves_peak_where_they_were_published_to() -> None:
+    def rates(profile: Profile) -> dict[int, float]:
+        return {c: c * 400 / ended(wave(profile, c)[-1]) for c in PUBLISHED[profile]}
+
+    dense, moe, mamba = rates(DENSE), rates(MOE), rates(MAMBA)
+    assert max(dense, key=dense.__getitem__) == 256
+    assert max(moe, key=moe.__getitem__) == 256
+    assert all(rate == pytest.approx(mamba[8], rel=0.01) for c, rate in mamba.items() if c >= 8)
+
+
+def test_a_closed_loop_past_the_cliff_is_slower_than_before_it() -> None:
+    """N requests at all times, as a client with backlog has them."""
+
+    def rate(n: int) -> float:
+        dice = random.Random(n)
+        engine, now, done, tokens = Engine(DENSE), 0.0, 0, 0
+        for _ in range(n):
+            engine.add(now, Work("", 1500, dice.randint(200, 600)))
+        while done < 6 * n:
+            now = engine.next_at() or now
+            for one in engine.advance(now):
+                done += 1
+                tokens += one.work.output_tokens
+                engine.add(now, Work("", 1500, dice.randint(200, 600)))
+        assert (engine.gauges(now).preemptions > 0) == (n > 256)
+        return tokens / now
+
+    below, at, past = rate(128), rate(256), rate(400)
+    assert below < past < at
