@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
+from fanout.cli.console import plain
 from fanout.sweep.analysis import Analysis, analyse, scaling
 from fanout.sweep.point import Point, Server, Spread
 from fanout.sweep.record import Sweep
@@ -99,10 +100,10 @@ def verdict(sweep: Sweep) -> list[Text]:
         lines.append(line)
     if analysis.cliff:
         lines.append(Text(f"cliff  [{analysis.cliff[0]}, {analysis.cliff[1]}]", style="yellow"))
-    lines += [Text(words) for words in analysis.words]
-    lines += [Text(f"note: {note}", style="yellow") for note in sweep.notes]
+    lines += [Text(plain(words)) for words in analysis.words]
+    lines += [Text(plain(f"note: {note}"), style="yellow") for note in sweep.notes]
     lines += [
-        Text(f"{kind}: {words}", style="red")
+        Text(plain(f"{kind}: {words}"), style="red")
         for kind, words in {k: w for p in sweep.points for k, w in p.messages.items()}.items()
     ]
     return lines

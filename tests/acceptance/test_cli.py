@@ -91,6 +91,16 @@ def test_a_broken_configuration_names_the_place(folder: Path, toml: str, says: s
 def test_help_names_every_command(folder: Path) -> None:
     done = fanout("--help", cwd=folder)
     assert done.returncode == 0
-    for command in ("extract", "review", "agent", "demo", "up", "worker", "flower", "doctor"):
+    for command in (
+        "extract",
+        "review",
+        "agent",
+        "demo",
+        "up",
+        "worker",
+        "flower",
+        "doctor",
+        "sweep",
+    ):
         assert command in done.stdout
         assert fanout(command, "--help", cwd=folder).returncode == 0

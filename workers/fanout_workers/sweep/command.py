@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from fanout import ConfigError, Endpoint, Failure, Unavailable, UsageError, aio, load_settings
 from fanout.cli import options
-from fanout.cli.console import note, stderr, stdout
+from fanout.cli.console import note, plain, stderr, stdout
 from fanout.cli.exits import Exit
 from fanout.cli.files import check_free, write_whole
 from fanout.config_file import config_path, names_endpoint, with_concurrency
@@ -216,7 +216,7 @@ class _Job:
         if not done:
             return
         for one in done:
-            stdout.print(f"{one.endpoint}  {one.model or ''}  {_what(one)}", style="bold")
+            stdout.print(plain(f"{one.endpoint}  {one.model}  {_what(one)}"), style="bold")
             stdout.print(table(one, stdout.width))
             for line in verdict(one):
                 stdout.print(line)

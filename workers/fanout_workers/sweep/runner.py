@@ -53,6 +53,7 @@ class Now:
     why: str = ""
     began: float = 0.0
     tokens_before: float = 0.0
+    first_load: ServerLoad | None = None
     load: ServerLoad | None = None
 
 
@@ -128,12 +129,10 @@ class Runner:
 
         A cache that fills up shows one request duration after N was raised.
         """
-        sure: set[int] = set()
-        while (found := best_of(self.sweep.points)) is not None and found.concurrency not in sure:
-            if len(sure) == _CONFIRMATIONS:
-                self.sweep.note("the best N is not certain: neighbours give about as much")
+        for _ in range(_CONFIRMATIONS):
+            found = best_of(self.sweep.points)
+            if found is None or found.latency is not None:  # it was held long enough
                 return
-            sure.add(found.concurrency)
             self._begin(found.concurrency, "the best once more, for longer")
             point = await steady.measure(found.concurrency, thorough=True)
             self.sweep.points[self.sweep.points.index(found)] = point
@@ -154,8 +153,11 @@ class Runner:
 
     def tokens_per_s(self) -> float:
         """Tokens per second of the point that is being measured, so far."""
-        passed = time.monotonic() - self.now.began
-        return (self._tokens() - self.now.tokens_before) / passed if passed > 0 else 0.0
+        passed = max(1e-3, time.monotonic() - self.now.began)
+        first, last = self.now.first_load, self.now.load
+        if first and last and first.generated is not None and last.generated is not None:
+            return (last.generated - first.generated) / passed
+        return (self._tokens() - self.now.tokens_before) / passed
 
     def _tokens(self) -> float:
         if self.sender is None:
@@ -186,6 +188,7 @@ class Runner:
             )
 
     def _seen(self, load: ServerLoad) -> None:
+        self.now.first_load = self.now.first_load or load
         self.now.load = load
 
     def _derived(self, n: int) -> float:
