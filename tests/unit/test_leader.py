@@ -92,6 +92,22 @@ async def test_the_leader_sees_what_both_have_in_flight(client: fakeredis.FakeAs
     assert await n_of(client) == 20
 
 
+@pytest.mark.parametrize(("duration_s", "pause_s"), [(120.0, 5.0), (8.0, 2.0), (0.1, 0.5)])
+async def test_short_requests_are_looked_at_more_often(
+    client: fakeredis.FakeAsyncRedis, duration_s: float, pause_s: float
+) -> None:
+    worker = Worker("a", client, Server())
+    await worker.poll(0)
+    assert worker.leader.pause_s == 5.0  # nothing is known yet
+    flight = worker.tally.start("extract")
+    worker.now = duration_s
+    flight.answered(Reply("x", "stop", Usage(completion=2), None, duration_s))
+    await worker.poll(duration_s)
+    assert worker.leader.pause_s == pytest.approx(pause_s)
+    await worker.poll(duration_s + 5)
+    assert worker.leader.pause_s == pytest.approx(pause_s)  # nothing has ended since
+
+
 async def test_a_dead_leader_is_followed_from_the_n_in_force(
     client: fakeredis.FakeAsyncRedis,
 ) -> None:
@@ -192,21 +208,31 @@ async def test_an_endpoint_with_a_fixed_n_forgets_the_controller_s(
 
 
 def test_a_reading_that_is_lost_costs_nothing() -> None:
-    crowd = Crowd()
+    crowd = Crowd(3.0)
     crowd.observe(0, {"a": Totals(at=1.0, in_flight=4, area=10.0, completed=3)})
     seen, _ = crowd.observe(10, {"a": Totals(at=11.0, in_flight=5, area=55.0, completed=9)})
     assert (seen.in_flight, seen.mean_in_flight, seen.completed) == (5, 4.5, 6)
 
 
+def test_a_process_that_says_nothing_more_is_gone_after_a_while() -> None:
+    crowd = Crowd(3.0)
+    silent = Totals(at=1.0, in_flight=4)
+    for at in (0.0, 1.0, 3.0):
+        seen, gone = crowd.observe(at, {"a": silent})
+        assert (seen.in_flight, gone) == (4, [])
+    seen, gone = crowd.observe(3.5, {"a": silent})
+    assert (seen.in_flight, gone) == (0, ["a"])
+
+
 def test_a_process_that_begins_anew_does_not_count_backwards() -> None:
-    crowd = Crowd()
+    crowd = Crowd(3.0)
     crowd.observe(0, {"a": Totals(at=500.0, in_flight=4, area=100.0, completed=30)})
     seen, _ = crowd.observe(5, {"a": Totals(at=1.0, in_flight=2, area=1.0, completed=1)})
     assert (seen.in_flight, seen.completed) == (2, 1)
 
 
 def test_what_others_counted_before_a_takeover_is_no_news() -> None:
-    crowd = Crowd()
+    crowd = Crowd(3.0)
     seen, _ = crowd.observe(0, {"a": Totals(at=500.0, in_flight=4, completed=30, overloads=3)})
     assert (seen.in_flight, seen.completed, seen.overloads) == (4, 0, 0)
     seen, _ = crowd.observe(5, {"b": Totals(at=2.0, in_flight=1, completed=2)})
@@ -214,7 +240,7 @@ def test_what_others_counted_before_a_takeover_is_no_news() -> None:
 
 
 def test_tokens_in_streams_are_estimated_from_pieces() -> None:
-    crowd = Crowd()
+    crowd = Crowd(3.0)
     first = Totals(at=1.0, streams=True, chunks=0, ended_chunks=100, tokens=200)
     crowd.observe(0, {"a": first})
     later = Totals(at=6.0, streams=True, chunks=50, ended_chunks=100, tokens=200, stalled=2)

@@ -1,9 +1,11 @@
 """`concurrency = "auto"`: one worker process of an endpoint finds and holds its N.
 
 Once a poll, each process writes into Redis what it has sent to the endpoint and got back since it
-began. The one that holds the lock, the leader, adds that up, reads the server's metrics where there
-are any, and asks the controller (`fanout_workers.auto`) for N. The leases take it from there. When
-the leader dies, its lock ends after three polls, and the next process goes on from the N in force.
+began. A poll comes every few seconds, more often where requests are short: what there is to learn
+comes with each request's duration, not with the clock. The one that holds the lock, the leader,
+adds that up, reads the server's metrics where there are any, and asks the controller
+(`fanout_workers.auto`) for N. The leases take it from there. When the leader dies, its lock ends
+after three of the longest polls, and the next process goes on from the N in force.
 """
 
 from __future__ import annotations
@@ -29,12 +31,16 @@ from fanout_workers.tally import COUNTERS, Tally, Totals, totals_of
 
 log = logging.getLogger(__name__)
 
-#: The lock, and what a process that says nothing more counts, last for so many polls.
+#: The lock, and what a process that says nothing more counts, last for so many polls at their
+#: longest.
 _POLLS = 3
+#: Polls in one mean duration of a request, and the shortest in seconds.
+_IN_ONE = 4
+_LEAST_S = 0.5
 #: Seconds after which the N that a leader left says no more of the server than one remembered.
 _HELD_S = 600
-#: Decisions that are not worth a note are kept this often, in polls: a sign of life.
-_QUIET = 24
+#: Seconds after which a decision that is not worth a note is kept all the same: a sign of life.
+_QUIET_S = 120.0
 
 # KEYS leader; ARGV holder, ttl in ms. Whether the holder leads now.
 _LEAD = """
@@ -60,13 +66,18 @@ class _Reading:
 
     totals: Totals
     mean_in_flight: float
-    unchanged: int = 0
+    changed_at: float
 
 
 class Crowd:
-    """Adds up what all processes of an endpoint have written."""
+    """Adds up what all processes of an endpoint have written.
 
-    def __init__(self) -> None:
+    Args:
+        patience_s: how long a process that says nothing more counts.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
         self._last: dict[str, _Reading] = {}
         self._began = False
         self.kind = ""
@@ -78,8 +89,8 @@ class Crowd:
         in_flight, mean, retry_after_s, unstarted, stalled = 0, 0.0, 0.0, 0, 0
         streams = bool(seen)
         for holder, totals in seen.items():
-            reading = self._read(holder, totals, sums)
-            if reading.unchanged > _POLLS:
+            reading = self._read(at, holder, totals, sums)
+            if at - reading.changed_at > self._patience_s:
                 gone.append(holder)
                 continue
             in_flight += totals.in_flight
@@ -100,22 +111,21 @@ class Crowd:
             streams=Streams(chunks, unstarted, stalled) if streams else None,
         ), gone  # fmt: skip
 
-    def _read(self, holder: str, totals: Totals, sums: dict[str, float]) -> _Reading:
+    def _read(self, at: float, holder: str, totals: Totals, sums: dict[str, float]) -> _Reading:
         reading = self._last.get(holder)
         if reading is None or totals.at < reading.totals.at:  # new, or begun anew
             if self._began:  # all that it has counted is news
                 for name in COUNTERS:
                     sums[name] += getattr(totals, name)
-            reading = self._last[holder] = _Reading(totals, float(totals.in_flight))
+            reading = self._last[holder] = _Reading(totals, float(totals.in_flight), at)
             return reading
         passed = totals.at - reading.totals.at
         if passed <= 0:
-            reading.unchanged += 1
             return reading
         for name in COUNTERS:
             sums[name] += max(0.0, getattr(totals, name) - getattr(reading.totals, name))
         reading.mean_in_flight = (totals.area - reading.totals.area) / passed
-        reading.totals, reading.unchanged = totals, 0
+        reading.totals, reading.changed_at = totals, at
         return reading
 
     def _tokens_per_chunk(self, seen: Mapping[str, Totals]) -> float:
@@ -135,7 +145,7 @@ class Leader:
         tally: what this process counts.
         gauges: reads the server's metrics.
         holder: this process's name, unique among all that live.
-        poll_s: seconds between two looks.
+        poll_s: seconds between two looks, at most.
     """
 
     def __init__(
@@ -160,8 +170,11 @@ class Leader:
         self._poll_s = poll_s
         self._controller: Controller | None = None
         self._held = f"{keys.leader(self._name)}:held"
-        self._crowd = Crowd()
-        self._quiet = 0
+        self._crowd = Crowd(_POLLS * poll_s)
+        self._last = Totals()
+        #: Seconds until the next poll.
+        self.pause_s = poll_s
+        self._kept_at = 0.0
 
     @property
     def leads(self) -> bool:
@@ -176,13 +189,14 @@ class Leader:
                 await self.poll(time.monotonic())
             except (RedisError, OSError, Unavailable) as error:
                 log.warning("the N of endpoint %s is not looked at: %r", self._name, error)
-            due = max(due + self._poll_s, time.monotonic())
+            due = max(due + self.pause_s, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
 
     async def poll(self, now: float) -> Decision | None:
         """Tell what this process has seen; decide, if it leads. `now` in seconds of any clock."""
-        totals = orjson.dumps(asdict(self._tally.read()))
-        await self._redis.hset(keys.seen(self._name), self._holder, totals)
+        totals = self._tally.read()
+        self._pace(totals)
+        await self._redis.hset(keys.seen(self._name), self._holder, orjson.dumps(asdict(totals)))
         ttl_ms = round(_POLLS * self._poll_s * 1000)
         if not await self._lead(keys=[keys.leader(self._name)], args=[self._holder, ttl_ms]):
             self._controller = None
@@ -203,10 +217,16 @@ class Leader:
         await self._redis.set(self._held, 1, ex=_HELD_S)
         decision = self._controller.observe(await self._with_gauges(seen))
         # Nothing in flight is nothing to tell: a worker may wait for work for weeks.
-        self._quiet += 1 if seen.in_flight else 0
-        if decision.noted or self._quiet >= _QUIET:
+        if decision.noted or (seen.in_flight and time.monotonic() - self._kept_at >= _QUIET_S):
             await self._keep(decision)
         return decision
+
+    def _pace(self, totals: Totals) -> None:
+        """Look more often where requests are short."""
+        if ended := totals.completed - self._last.completed:
+            duration_s = (totals.latency_s - self._last.latency_s) / ended
+            self.pause_s = min(self._poll_s, max(_LEAST_S, duration_s / _IN_ONE))
+        self._last = totals
 
     async def close(self) -> None:
         """Let another process lead at once."""
@@ -238,7 +258,7 @@ class Leader:
         return Controller(bounds, remembered, running if held else None)
 
     async def _keep(self, decision: Decision, prefix: str = "") -> None:
-        self._quiet = 0
+        self._kept_at = time.monotonic()
         controller = self._controller
         if controller is None:
             return
