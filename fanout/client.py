@@ -17,6 +17,7 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
     Callable,
     Iterable,
     Iterator,
@@ -24,6 +25,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
@@ -134,7 +136,9 @@ class Fanout:
         identity = job_id or new_job_id()
         await self.store.create(identity, spec)
         job = Job(self.store, identity, spec)
-        job.feed(docs, window or self._window(spec.tier))
+        fixed = window or self.settings.window
+        grows = None if fixed else partial(self._raised, spec.tier)
+        job.feed(docs, window or self._window(spec.tier), grows)
         self._jobs.append(job)
         return job
 
@@ -169,6 +173,12 @@ class Fanout:
         capacity = sum(endpoint.largest_n for endpoint in self.settings.endpoints_of(tier))
         return max(1024, 4 * capacity)
 
+    async def _raised(self, tier: str) -> int:
+        """The window for what N was set to at run time; 0 where it was not."""
+        names = [endpoint.name for endpoint in self.settings.endpoints_of(tier)]
+        found = [await self.store.endpoint(name) for name in names]
+        return 4 * sum(info.concurrency or info.auto or 0 for info in found)
+
 
 class Job:
     """One submitted job."""
@@ -187,9 +197,21 @@ class Job:
         """Whether there are documents left to submit."""
         return self._feeder is not None and not self._feeder.done()
 
-    def feed(self, docs: Iterable[Doc] | AsyncIterable[Doc], window: int) -> None:
-        """Start to submit `docs` in the background, at most `window` ahead of the settled ones."""
-        self._feeder = asyncio.create_task(self._feed(docs, window), name=f"feed {self.id}")
+    def feed(
+        self,
+        docs: Iterable[Doc] | AsyncIterable[Doc],
+        window: int,
+        grows: Callable[[], Awaitable[int]] | None = None,
+    ) -> None:
+        """Start to submit `docs` in the background, at most `window` ahead of the settled ones.
+
+        Args:
+            docs: read lazily.
+            window: items submitted and not settled.
+            grows: asked now and then for a window that may be larger.
+        """
+        feeding = self._feed(docs, window, grows)
+        self._feeder = asyncio.create_task(feeding, name=f"feed {self.id}")
 
     async def submitted(self) -> None:
         """Wait until every document has been submitted; raises what reading them raised."""
@@ -248,20 +270,31 @@ class Job:
     async def _all_read(self) -> bool:
         return (await self.info()).done and not await self._store.unread(self.id)
 
-    async def _feed(self, docs: Iterable[Doc] | AsyncIterable[Doc], window: int) -> None:
+    async def _feed(
+        self,
+        docs: Iterable[Doc] | AsyncIterable[Doc],
+        window: int,
+        grows: Callable[[], Awaitable[int]] | None,
+    ) -> None:
         try:
-            await self._submit_all(docs, window)
+            await self._submit_all(docs, window, grows)
         except Exception:
             # The rest will never come: without this the job would stay open for ever.
             await self._store.cancel(self.id)
             raise
         await self._store.seal(self.id)
 
-    async def _submit_all(self, docs: Iterable[Doc] | AsyncIterable[Doc], window: int) -> None:
+    async def _submit_all(
+        self,
+        docs: Iterable[Doc] | AsyncIterable[Doc],
+        window: int,
+        grows: Callable[[], Awaitable[int]] | None,
+    ) -> None:
         ordinal = itertools.count()
         # In pieces of the window: one piece as large as it would wait for the server to run empty.
         async for chunk in _chunks(docs, max(1, min(_BATCH, window // 4))):
-            if not await self._room(len(chunk), window):
+            room = window if grows is None else max(window, await grows())
+            if not await self._room(len(chunk), room):
                 return
             items: list[Item] = []
             for doc in chunk:

@@ -414,6 +414,23 @@ async def test_made_up_job_ids_can_be_typed_and_sorted(fo: fanout.Fanout) -> Non
     assert len({client.new_job_id() for _ in range(20)}) > 1
 
 
+async def test_the_default_window_grows_with_an_n_that_is_set_at_run_time(
+    fo: fanout.Fanout, store: WatchedStore
+) -> None:
+    job = await fo.submit("echo", map(str, range(3000)))
+    await until(lambda: store.open_max == 1024)
+    (endpoint,) = fo.settings.endpoint.values()
+    await store.set_concurrency(endpoint.name, 500)
+    for _ in range(store.batches[0]):  # makes room for one batch; the next find more
+        item = store.take("heavy")
+        assert item is not None
+        assert item.ordinal is not None
+        await store.settle(job.id, item.ordinal, Record(id=item.id, status="ok"))
+    await until(lambda: store.open_max > 1500)
+    await collect(store, job)
+    assert store.open_max <= 2000
+
+
 async def test_the_default_window_follows_from_the_endpoints() -> None:
     def window_of(concurrency: int, window: int | None = None) -> int:
         endpoint = Endpoint(url="http://a", concurrency=concurrency)
