@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ def read_server_metrics(text: str) -> ServerLoad | None:
         if name in _KNOWN:
             with suppress(ValueError, IndexError):  # a line that is cut
                 number = float(value.split()[0])
-                found.setdefault(name, []).append(number)
+                if math.isfinite(number):
+                    found.setdefault(name, []).append(number)
     if not found:
         return None
     return ServerLoad(

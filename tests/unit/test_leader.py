@@ -11,7 +11,7 @@ import pytest
 from fanout import Endpoint, Failure, Kind, Reply, Usage, keys
 from fanout.store import RedisStore
 from fanout_workers.leader import Crowd, Leader, Leaders
-from fanout_workers.server_gauges import GaugeReader
+from fanout_workers.server_page import ServerPage
 from fanout_workers.tally import Tally, Totals
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +43,7 @@ class Worker:
         self.store = RedisStore(client)
         transport = httpx.MockTransport(server)
         self.leader = Leader(
-            client, self.store, ENDPOINT, self.tally, GaugeReader(ENDPOINT, transport), name, 5.0
+            client, self.store, ENDPOINT, self.tally, ServerPage(ENDPOINT, transport), name, 5.0
         )
 
     async def poll(self, now: float) -> int | None:
@@ -198,7 +198,7 @@ async def test_an_endpoint_with_a_fixed_n_forgets_the_controller_s(
         one.store,
         (fixed,),
         {"spark": Tally(False)},
-        httpx.MockTransport(Server()),
+        {},
         "b",
         5.0,
     )

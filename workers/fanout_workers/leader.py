@@ -17,16 +17,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import httpx
 import orjson
 import redis.asyncio
 from redis.exceptions import RedisError
 
 from fanout import Endpoint, Unavailable, keys
 from fanout.aio import ended
+from fanout.server_metrics import ServerLoad
 from fanout.store import Decided, Store
-from fanout_workers.auto import Bounds, Controller, Decision, Observation, Remembered, Streams
-from fanout_workers.server_gauges import GaugeReader
+from fanout_workers.auto import (
+    Bounds,
+    Controller,
+    Decision,
+    Gauges,
+    Observation,
+    Remembered,
+    Streams,
+)
+from fanout_workers.server_page import ServerPage
 from fanout_workers.tally import COUNTERS, Tally, Totals, totals_of
 
 log = logging.getLogger(__name__)
@@ -143,7 +151,7 @@ class Leader:
         store: takes the decisions.
         endpoint: with `concurrency = "auto"`.
         tally: what this process counts.
-        gauges: reads the server's metrics.
+        page: the server's metrics.
         holder: this process's name, unique among all that live.
         poll_s: seconds between two looks, at most.
     """
@@ -154,7 +162,7 @@ class Leader:
         store: Store,
         endpoint: Endpoint,
         tally: Tally,
-        gauges: GaugeReader,
+        page: ServerPage,
         holder: str,
         poll_s: float,
     ) -> None:
@@ -165,7 +173,7 @@ class Leader:
         self._endpoint = endpoint
         self._name = endpoint.name
         self._tally = tally
-        self._gauges = gauges
+        self._page = page
         self._holder = holder
         self._poll_s = poll_s
         self._controller: Controller | None = None
@@ -241,10 +249,10 @@ class Leader:
         return {holder.decode(): totals_of(orjson.loads(value)) for holder, value in raw.items()}
 
     async def _with_gauges(self, seen: Observation) -> Observation:
-        gauges = await self._gauges.read()
+        load = await self._page.read()
         return Observation(
             **{name: getattr(seen, name) for name in Observation.__slots__ if name != "gauges"},
-            gauges=gauges,
+            gauges=None if load is None else gauges_of(load),
         )
 
     async def _take_over(self, running: int | None) -> Controller:
@@ -276,6 +284,13 @@ class Leader:
             await self._redis.hset(keys.memory(self._name), mapping={kind: memory, "last": kind})
 
 
+def gauges_of(load: ServerLoad) -> Gauges | None:
+    """The server's load as the controller wants it; None where it does not tell what waits."""
+    if load.running is None or load.waiting is None:
+        return None
+    return Gauges(load.running, load.waiting, load.kv, load.preemptions or 0.0, load.generated)
+
+
 class Leaders:
     """The leaders of one process, one for each endpoint with `concurrency = "auto"`.
 
@@ -283,7 +298,7 @@ class Leaders:
         client, store: as for `Leader`.
         endpoints: the tier's endpoints.
         tallies: what this process counts, by endpoint name.
-        transport: connections for the metrics.
+        pages: the servers' metrics, by endpoint name.
         holder, poll_s: as for `Leader`.
     """
 
@@ -293,16 +308,14 @@ class Leaders:
         store: Store,
         endpoints: tuple[Endpoint, ...],
         tallies: Mapping[str, Tally],
-        transport: httpx.AsyncBaseTransport,
+        pages: Mapping[str, ServerPage],
         holder: str,
         poll_s: float,
     ) -> None:
         self._store = store
         self._fixed = [one.name for one in endpoints if one.concurrency != "auto"]
         self._leaders = [
-            Leader(
-                client, store, one, tallies[one.name], GaugeReader(one, transport), holder, poll_s
-            )
+            Leader(client, store, one, tallies[one.name], pages[one.name], holder, poll_s)
             for one in endpoints
             if one.concurrency == "auto"
         ]

@@ -66,11 +66,11 @@ _LEARN_S = 15.0
 
 
 class Look(Protocol):
-    """Tells what runs at a server; `fanout_workers.server_load`."""
+    """Tells what runs at a server; `fanout_workers.server_page`."""
 
     known: bool
 
-    async def read(self) -> int | None:
+    async def requests(self) -> int | None:
         """Requests that run or wait there; None if the server does not tell."""
 
 
@@ -320,7 +320,7 @@ class Leases:
     async def _read(self, lease: _Lease) -> int | None:
         look = self._looks.get(lease.endpoint.name)
         try:
-            return None if look is None else await look.read()
+            return None if look is None else await look.requests()
         except Exception:  # a look is worth less than the renewals beside it
             log.exception("looking at endpoint %s failed", lease.endpoint.name)
             return None

@@ -29,7 +29,7 @@ from fanout_workers.leases import Leases
 from fanout_workers.lifeline import Lifeline, common_folder
 from fanout_workers.model import ModelClient, open_transport
 from fanout_workers.permits import Permits
-from fanout_workers.server_load import ServerLoad
+from fanout_workers.server_page import ServerPage
 from fanout_workers.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -105,13 +105,14 @@ class Runtime:
             clients, {load.endpoint.name: load.circuit for load in self.permits.loads()}
         )
         self._note_problems(await health.problems(first=True))
+        pages = {one.name: ServerPage(one, self._transport) for one in endpoints}
         tallies = {one.name: Tally(one.stream) for one in endpoints}
         self._leases = Leases(
             self._lease_client,
             self.permits,
             endpoints,
             self._holder,
-            looks={one.name: ServerLoad(one, self._transport) for one in endpoints},
+            looks=pages,
             patience=lambda name: clients[name].longest_s,
             has_ended=self._lifeline.is_dead,
         )
@@ -126,7 +127,7 @@ class Runtime:
             Asker(self.permits, clients, self._stopping, tallies),
         )
         self._leaders = Leaders(
-            self._lease_client, self._store, endpoints, tallies, self._transport, self._holder,
+            self._lease_client, self._store, endpoints, tallies, pages, self._holder,
             self._settings.auto_poll_s,
         )  # fmt: skip
         await self._leaders.open()

@@ -1,36 +1,30 @@
-"""How many requests a model server has, by its own account."""
+"""What a model server says of its own load, for leases and for the controller of N."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 
 import aiohttp
 import httpx
 
 from fanout import Endpoint
+from fanout.server_metrics import ServerLoad, read_server_metrics
 
 log = logging.getLogger(__name__)
 
-_TIMEOUT_S = 2.0
-#: What runs and what waits for a slot: gauges of vLLM, one a model and engine, and of llama.cpp.
-_GAUGES = re.compile(
-    rb"^(?:vllm:num_requests_(?:running|waiting)|llamacpp:requests_(?:processing|deferred))"
-    rb"(?:\{[^\n]*\})? +([0-9.eE+-]+)",
-    re.MULTILINE,
-)
+_TIMEOUT_S = 3.0
 
 
-class ServerLoad:
-    """Looks at an endpoint's `/metrics`.
+class ServerPage:
+    """Reads an endpoint's `/metrics`.
 
     Args:
         endpoint: the model server.
         transport: connections.
 
     Attributes:
-        known: whether the server has ever told its load.
+        known: whether the server has ever told what runs there.
     """
 
     def __init__(self, endpoint: Endpoint, transport: httpx.AsyncBaseTransport) -> None:
@@ -38,8 +32,8 @@ class ServerLoad:
         self._transport = transport
         self.known = False
 
-    async def read(self) -> int | None:
-        """Requests that run or wait there, whoever sent them; None if the server does not tell."""
+    async def read(self) -> ServerLoad | None:
+        """What it says now; None if it says nothing, or not what runs there."""
         key = self._endpoint.key()
         request = httpx.Request(
             "GET",
@@ -56,19 +50,13 @@ class ServerLoad:
         except (httpx.HTTPError, OSError, aiohttp.ClientError) as error:
             log.debug("endpoint %s does not tell its load: %r", self._endpoint.name, error)
             return None
-        load = load_in(body)
-        self.known = self.known or load is not None
+        load = read_server_metrics(body.decode("utf-8", errors="replace"))
+        if load is None or load.running is None:
+            return None
+        self.known = True
         return load
 
-
-def load_in(metrics: bytes) -> int | None:
-    """The sum of the gauges in Prometheus's text format; None where there are none.
-
-    A line at a time by hand: a server's whole exposition has thousands of lines, which a parser
-    would turn into objects four times a second.
-    """
-    found = _GAUGES.findall(metrics)
-    try:
-        return round(sum(map(float, found))) if found else None
-    except (ValueError, OverflowError):  # NaN, or no number at all
-        return None
+    async def requests(self) -> int | None:
+        """Requests that run or wait there, whoever sent them; None if the server does not tell."""
+        load = await self.read()
+        return None if load is None else round((load.running or 0.0) + (load.waiting or 0.0))
