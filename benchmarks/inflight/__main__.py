@@ -64,21 +64,24 @@ def stopped(n: int, items: int) -> Line:
             held.append(made.server.in_flight / n)  # at the server, the stopped one's included
             made.signal(made.workers[0], signal.SIGCONT)
 
-        outcome = asyncio.run(made.run(5 * n, events=[(0.2, event)]))
+        outcome = asyncio.run(made.run(4 * n, events=[(0.2, event)]))
         return figures(made, outcome, while_stopped=round(held[0], 4))
 
 
 def restarted(n: int, items: int) -> Line:
     """Every connection to Redis cut, then Redis killed and restarted on its append-only file."""
     with rig([Server("spark", n)], {"default": 4}) as made:
+        at: list[float] = []
 
         def killing() -> None:
+            at.append(made.server.now)
             made.kill_redis()
             wait(2.0)
             made.start_redis()
 
         events = [(0.2, made.cut_connections), (0.5, killing)]
-        return figures(made, asyncio.run(made.run(2 * items, events=events)))
+        outcome = asyncio.run(made.run(2 * items, events=events))
+        return figures(made, outcome, back_s=_back(made.server, at[0]))
 
 
 def changed(n: int, items: int) -> Line:
@@ -212,14 +215,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="inflight", description=__doc__)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument("--n", type=int, default=256)
-    parser.add_argument("--items", type=int, help="of a scenario; default: 25 a place of N")
+    parser.add_argument("--items", type=int, help="of a scenario; default: 20 for each of N")
     options = parser.parse_args()
     if unknown := set(options.scenarios) - SCENARIOS.keys():
         parser.error(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
     lines: dict[str, Line] = {}
     for name in options.scenarios or SCENARIOS:
         began = time.monotonic()
-        lines[name] = SCENARIOS[name](options.n, options.items or 25 * options.n)
+        lines[name] = SCENARIOS[name](options.n, options.items or 20 * options.n)
         lines[name]["wall_s"] = round(time.monotonic() - began, 1)
         print(name, json.dumps(lines[name]), file=sys.stderr, flush=True)
     summary = {
