@@ -197,6 +197,8 @@ class Settings(BaseSettings):
             tier, at least 1,024.
         auto_poll_s: seconds between two looks of the controller of "auto"; shorter only where time
             goes faster, at the simulator.
+        redeliver_after_s: seconds of silence after which a worker's items are handed out again; no
+            limit for how long a request may take.
         flower: address of a running Flower, as `fanout up` leaves it.
     """
 
@@ -211,6 +213,7 @@ class Settings(BaseSettings):
     endpoint: dict[str, Endpoint] = Field(default_factory=dict)
     window: PositiveInt | None = None
     auto_poll_s: PositiveFloat = 5.0
+    redeliver_after_s: Annotated[float, Field(ge=3)] = 120.0
     flower: str | None = None
 
     @field_validator("redis")

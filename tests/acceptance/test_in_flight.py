@@ -77,12 +77,12 @@ def test_n_changes_while_workers_run(stack: Stack) -> None:
         assert fanout("endpoint", *refused, cwd=stack.folder).returncode == 2
 
 
-def referee(*arguments: str) -> dict[str, dict[str, Any]]:
+def referee(*arguments: str, env: dict[str, str] | None = None) -> dict[str, dict[str, Any]]:
     """The lines of benchmarks/inflight at small size, by scenario."""
     benchmark = Path(__file__).parents[2] / "benchmarks" / "inflight"
     done = subprocess.run(
         [sys.executable, "-P", str(benchmark), *arguments],
-        env=environment(),
+        env=environment(env),
         text=True,
         capture_output=True,
         timeout=110,
@@ -106,6 +106,11 @@ def test_n_follows_the_command_and_two_tiers_do_not_mix() -> None:
     lines = referee("--n", "24", "--items", "300", "changed", "tiers")
     assert min(line["mean_over_n"] for line in lines.values()) > 0.9
     assert lines["changed"]["max_over_largest_n"] <= 1
+
+
+def test_a_killed_worker_s_part_goes_to_the_others_and_nothing_is_lost() -> None:
+    line = referee("--n", "24", "--items", "300", "killed", env={"FANOUT_REDELIVER_AFTER_S": "6"})
+    assert line["killed"]["back_s"] is not None
 
 
 def test_two_endpoints_hold_the_sum_and_one_of_them_dies_and_comes_back() -> None:

@@ -61,7 +61,7 @@ def create_app(settings: Settings, tier: str, name: str, kinds: Mapping[str, typ
         broker_transport_options={
             # An item is handed out again when its worker has been silent for so long; a worker
             # that lives is heard from every third of it, however long a request takes.
-            "visibility_timeout": 120,
+            "visibility_timeout": settings.redeliver_after_s,
             "unacked_restore_interval": 10,
             "unacked_restore_throttle": 1,
             "health_check_interval": 25,
