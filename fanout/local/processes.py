@@ -4,6 +4,7 @@ Every child runs under `fanout.local.guard`, which ends it when this process end
 ends. See there for the reasons and for what happens at which event.
 """
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -221,6 +222,11 @@ class Stack:
 @contextlib.contextmanager
 def _signals_as_exit() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
+        # In a running event loop the exception would hit whichever task is at work, and be lost
+        # there; asyncio.run turns a SIGINT into the cancellation of the whole.
+        if asyncio._get_running_loop() and callable(signal.getsignal(signal.SIGINT)):
+            signal.raise_signal(signal.SIGINT)
+            return
         raise SystemExit(128 + number)
 
     former = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
