@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fanout.errors import UsageError
+from fanout.sim.published import TABLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,28 +106,19 @@ class Profile:
         raise UsageError(f"profile {self.name}: {why}")
 
 
+def _published(alias: str, largest: int) -> tuple[tuple[int, float], ...]:
+    """The published points up to N = `largest`."""
+    rows = TABLES[alias]
+    return tuple((row.concurrency, row.tokens_per_s) for row in rows if row.concurrency <= largest)
+
+
 #: Prefill speed and KV capacity are fitted, not published: the capacity so that the wave of 320
 #: comes out (sequences are preempted and taken in again), the speeds above the least that the
 #: published aggregates allow (2,607 tokens/s here). Between 256 and the cliff the rate stays.
 DENSE = Profile(
     name="nvidia/Llama-3_3-Nemotron-Super-49B-v1_5-NVFP4",
     alias="dense",
-    points=(
-        (1, 5.79),
-        (2, 11.43),
-        (4, 22.79),
-        (8, 45.41),
-        (16, 86.47),
-        (32, 161.90),
-        (48, 227.71),
-        (64, 289.00),
-        (96, 390.41),
-        (128, 490.68),
-        (160, 547.89),
-        (192, 607.82),
-        (224, 651.61),
-        (256, 695.11),
-    ),
+    points=_published("dense", 256),
     kv_capacity_tokens=500_000,
     prefill_tokens_per_s=8_000,
 )
@@ -134,20 +126,7 @@ DENSE = Profile(
 MOE = Profile(
     name="openai/gpt-oss-120b",
     alias="moe",
-    points=(
-        (1, 33.53),
-        (2, 59.52),
-        (4, 87.56),
-        (8, 123.39),
-        (16, 173.19),
-        (32, 252.30),
-        (64, 373.27),
-        (96, 481.35),
-        (128, 564.71),
-        (192, 705.41),
-        (256, 862.84),
-        (384, 771.17),
-    ),
+    points=_published("moe", 384),
     kv_capacity_tokens=5_400_000,
     max_model_len=65_536,
     prefill_tokens_per_s=15_000,
