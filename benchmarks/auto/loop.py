@@ -223,7 +223,7 @@ class Loop:
             shown = self.engine.gauges(now)
             gauges = Gauges(
                 shown.running, shown.waiting, shown.kv_use, shown.preemptions,
-                shown.generation_tokens,
+                shown.generation_tokens, shown.prompt_tokens,
             )  # fmt: skip
         elif self._mode == "T":
             streams = self._streams(now, tokens)

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from fanout_workers.auto.prefill import Prefill
+
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
@@ -25,6 +27,7 @@ class Gauges:
         kv: share of the KV cache in use, 0 to 1; None where it is not shown.
         preemptions: counter of preempted requests.
         tokens: counter of generated tokens; None where it is not kept token by token.
+        prompts: counter of prompt tokens taken in.
     """
 
     running: float
@@ -32,6 +35,7 @@ class Gauges:
     kv: float | None = None
     preemptions: float = 0.0
     tokens: float | None = None
+    prompts: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,8 @@ class Sample:
     waiting: float | None = None
     kv: float | None = None
     preempted: float = 0.0
+    prefill_s: float = 0.0
+    prompt_s: float = 0.0
 
 
 def throughput(samples: Sequence[Sample]) -> float | None:
@@ -120,12 +126,25 @@ def throughput(samples: Sequence[Sample]) -> float | None:
     # A poll that the server's metrics missed must not change the way of measuring.
     known = [s for s in samples if s.rate is not None]
     if 2 * len(known) > len(samples):
-        return sum((s.rate or 0.0) * s.dt_s for s in known) / sum(s.dt_s for s in known)
+        tokens = sum((s.rate or 0.0) * s.dt_s for s in known)
+        if tokens <= 0:
+            return None
+        generating = sum(s.dt_s - s.prefill_s for s in known)
+        return tokens / (generating + tokens * known[-1].prompt_s)
     latency = sum(s.latency_s for s in samples)
     if latency <= 0:
         return None
     own = sum(s.own * s.dt_s for s in samples) / seconds
     return own * sum(s.tokens for s in samples) / latency
+
+
+def speed(samples: Sequence[Sample]) -> float | None:
+    """Tokens/s while no prompts are taken in: what does not change with the prompts' length."""
+    known = [s for s in samples if s.rate is not None]
+    if 2 * len(known) <= len(samples):
+        return throughput(samples)
+    generating = sum(s.dt_s - s.prefill_s for s in known)
+    return sum((s.rate or 0.0) * s.dt_s for s in known) / generating or None
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -154,6 +173,8 @@ class Window:
         self._last: Observation | None = None
         self._began: float | None = None
         self._requests = self._tokens = self._latency_s = 0.0
+        self._starts = self._prompts = 0.0
+        self._prefill = Prefill()
 
     def add(self, seen: Observation) -> Sample | None:
         """Take an observation; None for the first one, or when a counter went backwards."""
@@ -196,6 +217,8 @@ class Window:
             self._requests *= kept
             self._tokens *= kept
             self._latency_s *= kept
+            self._starts *= kept
+            self._prompts *= kept
         self._requests += seen.completed
         self._tokens += seen.tokens
         self._latency_s += seen.latency_s
@@ -228,10 +251,25 @@ class Window:
                 # a greedy client would seem to gain what it takes from others.
                 rate = (gauges.tokens - before.tokens) / dt_s
                 load = own + max(0.0, total - seen.in_flight)
+        prefill_s = prompt_s = 0.0
+        if rate is not None and (prompts := self._prompts_of(seen, last, dt_s)) is not None:
+            started = max(0, seen.completed + seen.timeouts + seen.in_flight - last.in_flight)
+            self._starts += started * load / own
+            self._prompts += prompts * dt_s
+            self._prefill.add(rate, prompts, load)
+            if self.mean_tokens and self._starts > 0:
+                prefill_s = self._prefill.seconds(dt_s, prompts)
+                prompt_s = self._prefill.token_s * self._prompts / self._starts / self.mean_tokens
         return Sample(
             seen.at, dt_s, seen.in_flight, own, load, rate, seen.completed, seen.tokens,
-            seen.latency_s, seen.timeouts, running, waiting, kv, preempted,
+            seen.latency_s, seen.timeouts, running, waiting, kv, preempted, prefill_s, prompt_s,
         )  # fmt: skip
+
+    def _prompts_of(self, seen: Observation, last: Observation, dt_s: float) -> float | None:
+        if seen.gauges is None or last.gauges is None:
+            return None
+        now, before = seen.gauges.prompts, last.gauges.prompts
+        return None if now is None or before is None else max(0.0, now - before) / dt_s
 
 
 def _started_again(now: Gauges, before: Gauges) -> bool:

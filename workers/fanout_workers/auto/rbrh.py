@@ -10,7 +10,7 @@ from fanout_workers.auto.brake import Brake, Braked, Regime
 from fanout_workers.auto.decision import Decision, Phase, Remembered
 from fanout_workers.auto.leg import Point
 from fanout_workers.auto.levels import Levels
-from fanout_workers.auto.observe import Observation, Sample, Window, mean, throughput
+from fanout_workers.auto.observe import Observation, Sample, Window, mean, speed, throughput
 from fanout_workers.auto.probe import GAIN, LOSS, Probe, Verdict
 from fanout_workers.auto.ramp import Ramp
 
@@ -144,7 +144,7 @@ class Controller:
         settled = (0.3 if self._direct else 1.2) * d
         if sample.at - self._changed_at < settled:
             return
-        x = sample.rate if self._direct else throughput(self._window.last(0.7 * d))
+        x = throughput([sample]) if self._direct else throughput(self._window.last(0.7 * d))
         if x:
             self._levels.add(self.n, x, sample.dt_s, sample.at, d)
 
@@ -376,7 +376,7 @@ class Controller:
     def _fell(self, sample: Sample) -> bool:
         d = self._window.duration_s
         span = max(4 * self._window.poll_s, (0.3 if self._direct else 1.0) * d)
-        x = throughput([s for s in self._window.last(span) if s.own >= 0.8 * self.n])
+        x = speed([s for s in self._window.last(span) if s.own >= 0.8 * self.n])
         if x is None:
             return False
         if self._level is None:
