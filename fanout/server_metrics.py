@@ -13,7 +13,8 @@ _WAITING = ("vllm:num_requests_waiting", "llamacpp:requests_deferred")
 _KV = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "llamacpp:kv_cache_usage_ratio")
 _PREEMPTIONS = ("vllm:num_preemptions_total",)
 _GENERATED = ("vllm:generation_tokens_total",)
-_KNOWN = frozenset((*_RUNNING, *_WAITING, *_KV, *_PREEMPTIONS, *_GENERATED))
+_PROMPTS = ("vllm:prompt_tokens_total",)
+_KNOWN = frozenset((*_RUNNING, *_WAITING, *_KV, *_PREEMPTIONS, *_GENERATED, *_PROMPTS))
 _PREFIXES = ("vllm:", "llamacpp:")
 
 
@@ -26,6 +27,7 @@ class ServerLoad:
         kv: part of the KV cache in use, 0 to 1, of the fullest engine.
         preemptions: since the server started.
         generated: completion tokens since the server started, counted as they are made.
+        prompts: prompt tokens taken in since the server started.
     """
 
     running: float | None = None
@@ -33,6 +35,7 @@ class ServerLoad:
     kv: float | None = None
     preemptions: float | None = None
     generated: float | None = None
+    prompts: float | None = None
 
 
 def read_server_metrics(text: str) -> ServerLoad | None:
@@ -63,6 +66,7 @@ def read_server_metrics(text: str) -> ServerLoad | None:
         kv=_first(found, _KV, max),
         preemptions=_first(found, _PREEMPTIONS, sum),
         generated=_first(found, _GENERATED, sum),
+        prompts=_first(found, _PROMPTS, sum),
     )
 
 

@@ -159,7 +159,7 @@ class Loop:
         self._random = random.Random(seed + 1)
         self._mu = math.log(load.output_tokens) - load.sigma**2 / 2
         self._own, self._other = _Client(self, "own"), _Client(self, "other")
-        self._counted = 0
+        self._counted = self._begun = 0
         self._timeouts = 0
         self._numbers = 0
 
@@ -233,10 +233,11 @@ class Loop:
         )  # fmt: skip
 
     def _streams(self, now: float, completed_tokens: int) -> Streams:
-        shown, unstarted, stalled = 0, 0, 0
+        shown, unstarted, stalled, begun = 0, 0, 0, 0
         for sequence, began in self._own.open.items():
             here = self.engine.generated(sequence, now)
             shown += here
+            begun += sequence.first_token_at is not None
             if sequence.state in (State.WAITING, State.PREFILL) and now - began >= SILENT_S:
                 if sequence.first_token_at is None:
                     unstarted += 1
@@ -244,4 +245,6 @@ class Loop:
                     stalled += 1
         arrived = completed_tokens + shown - self._counted
         self._counted = shown
-        return Streams(max(0, arrived), unstarted, stalled)
+        # What has begun and ended before was in flight, or came and went between two polls.
+        started, self._begun = self._own.came + begun - self._begun, self._own.came + begun
+        return Streams(max(0, arrived), unstarted, stalled, max(0, started))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fanout_workers.auto import Gauges, Observation, Streams
-from fanout_workers.auto.observe import Window, throughput
+from fanout_workers.auto.observe import throughput
+from fanout_workers.auto.window import Window
 
 
 def completions(at: float, in_flight: int, **more: float) -> Observation:

@@ -116,7 +116,7 @@ class Crowd:
             tokens=round(sums["tokens"]), latency_s=sums["latency_s"],
             timeouts=round(sums["timeouts"]), overloads=round(sums["overloads"]),
             retry_after_s=retry_after_s,
-            streams=Streams(chunks, unstarted, stalled) if streams else None,
+            streams=Streams(chunks, unstarted, stalled, round(sums["begun"])) if streams else None,
         ), gone  # fmt: skip
 
     def _read(self, at: float, holder: str, totals: Totals, sums: dict[str, float]) -> _Reading:
@@ -288,7 +288,9 @@ def gauges_of(load: ServerLoad) -> Gauges | None:
     """The server's load as the controller wants it; None where it does not tell what waits."""
     if load.running is None or load.waiting is None:
         return None
-    return Gauges(load.running, load.waiting, load.kv, load.preemptions or 0.0, load.generated)
+    return Gauges(
+        load.running, load.waiting, load.kv, load.preemptions or 0.0, load.generated, load.prompts
+    )  # fmt: skip
 
 
 class Leaders:

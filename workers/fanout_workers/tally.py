@@ -27,6 +27,7 @@ class Totals:
         retry_after_s: the longest wait that a refusal has asked for, since the last reading.
         chunks, ended_chunks: pieces of streamed text, and those of replies that are complete.
         unstarted, stalled: streams overdue with their first token, and silent in mid-reply.
+        begun: streams that have shown a first token.
         streams: whether replies are streamed.
         kind: the task kind that was asked for last.
     """
@@ -46,12 +47,13 @@ class Totals:
     stalled: int = 0
     streams: bool = False
     kind: str = ""
+    begun: int = 0
 
 
 #: Counters, of which differences are taken.
 COUNTERS = (
     "at", "area", "completed", "tokens", "latency_s", "timeouts", "overloads", "chunks",
-    "ended_chunks",
+    "ended_chunks", "begun",
 )  # fmt: skip
 
 
@@ -103,7 +105,7 @@ class Tally:
         self._flights: set[Flight] = set()
         self._at = clock()
         self._area = 0.0
-        self._ended_chunks = self._all_chunks = 0
+        self._ended_chunks = self._all_chunks = self._begun = 0
         self._completed = self._tokens = 0
         self._latency_s = 0.0
         self._kind = ""
@@ -130,20 +132,22 @@ class Tally:
         self._tick()
         self._flights.discard(flight)
         self._all_chunks += flight.meter.chunks
+        self._begun += flight.meter.chunks > 0
 
     def read(self) -> Totals:
         """The counters now; to be called once a poll."""
         self._tick()
-        live = unstarted = stalled = 0
+        live = unstarted = stalled = begun = 0
         if self._streams:
             live, unstarted, stalled = self._look(self._flights)
+            begun = sum(flight.meter.chunks > 0 for flight in self._flights)
         retry_after_s, self.retry_after_s = self.retry_after_s, 0.0
         return Totals(
             at=self._at, in_flight=len(self._flights), area=self._area, completed=self._completed,
             tokens=self._tokens, latency_s=self._latency_s, timeouts=self.timeouts,
             overloads=self.overloads, retry_after_s=retry_after_s,
             chunks=self._all_chunks + live, ended_chunks=self._ended_chunks, unstarted=unstarted,
-            stalled=stalled, streams=self._streams, kind=self._kind,
+            stalled=stalled, streams=self._streams, kind=self._kind, begun=self._begun + begun,
         )  # fmt: skip
 
     def _look(self, flights: Iterable[Flight]) -> tuple[int, int, int]:

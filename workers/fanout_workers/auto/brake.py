@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fanout_workers.auto.observe import Sample, Window, mean
+from fanout_workers.auto.observe import Sample, mean
+from fanout_workers.auto.window import Window
 
 #: `kv`: the KV cache is full and requests are preempted. `cap`: the server's own slots are.
 Regime = Literal["kv", "cap"]

@@ -40,9 +40,11 @@ class Remembered:
         cliff: the smallest N known to be too large; None if none is.
         mean_tokens: mean tokens of a reply.
         phase: what the controller was doing.
+        prompt_tokens: mean tokens of a prompt; None where the server does not tell.
     """
 
     n: int
     cliff: int | None = None
     mean_tokens: float | None = None
     phase: Phase = "hold"
+    prompt_tokens: float | None = None

@@ -8,13 +8,8 @@ duration it scatters by 5-10 % where Little's law does by 0.2 %.
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-
-from fanout_workers.auto.prefill import Prefill
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +41,13 @@ class Streams:
         tokens: tokens that arrived since the last poll.
         unstarted: streams in flight whose first token is overdue: they queue in the server.
         stalled: streams in flight that have begun and fallen silent: they were preempted.
+        begun: streams whose first token has come since the last poll; None if that is not counted.
     """
 
     tokens: int
     unstarted: int = 0
     stalled: int = 0
+    begun: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +95,8 @@ class Sample:
         running, waiting: own requests that the server works on, and that queue in it.
         kv: share of the KV cache in use.
         preempted: requests preempted (or stalled, where only streams tell).
+        prefill_s: seconds of `dt_s` in which the server took in prompts instead of generating.
+        prompt_s: what a prompt costs, in seconds for each token of its reply, of late.
     """
 
     at: float
@@ -119,7 +118,11 @@ class Sample:
 
 
 def throughput(samples: Sequence[Sample]) -> float | None:
-    """Tokens/s over the samples; None if they do not tell."""
+    """Tokens/s over the samples; None if they do not tell.
+
+    As far as it is known what prompts cost, the tokens/s that come in the long run at this N: with
+    as many prompts as replies, whatever was taken in just then.
+    """
     seconds = sum(s.dt_s for s in samples)
     if not samples or seconds <= 0:
         return None
@@ -151,126 +154,3 @@ def mean(values: Iterable[float | None]) -> float | None:
     """The mean of those that are known; None if none is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-class Window:
-    """The recent past.
-
-    Attributes:
-        samples: oldest first.
-        mean_tokens: mean tokens of a reply, of late.
-        others: requests of other clients at the server, of late.
-    """
-
-    _KEPT = 720
-    #: Completions that make a mean.
-    _ENOUGH = 24
-
-    def __init__(self) -> None:
-        self.samples: deque[Sample] = deque(maxlen=self._KEPT)
-        self.mean_tokens: float | None = None
-        self.others = 0.0
-        self._last: Observation | None = None
-        self._began: float | None = None
-        self._requests = self._tokens = self._latency_s = 0.0
-        self._starts = self._prompts = 0.0
-        self._prefill = Prefill()
-
-    def add(self, seen: Observation) -> Sample | None:
-        """Take an observation; None for the first one, or when a counter went backwards."""
-        last, self._last = self._last, seen
-        if self._began is None:
-            self._began = seen.at
-        if last is None or seen.at <= last.at:
-            return None
-        self._note_completions(seen, seen.at - last.at)
-        sample = self._sample(seen, last)
-        if sample is not None:
-            self.samples.append(sample)
-        return sample
-
-    @property
-    def duration_s(self) -> float:
-        """D, the mean duration of a request, of late; before any ended, the time until now."""
-        if self._requests > 0:
-            return self._latency_s / self._requests
-        if self._last is None or self._began is None:
-            return 0.0
-        return max(self._last.at - self._began, 1.0)
-
-    @property
-    def poll_s(self) -> float:
-        """Seconds between polls, of late."""
-        return self.samples[-1].dt_s if self.samples else 5.0
-
-    def last(self, seconds: float) -> list[Sample]:
-        """The samples of the last so many seconds."""
-        if not self.samples:
-            return []
-        since = self.samples[-1].at - seconds + 1e-6
-        return list(takewhile(lambda s: s.at > since, reversed(self.samples)))[::-1]
-
-    def _note_completions(self, seen: Observation, dt_s: float) -> None:
-        # Forgotten over one D, but never below what makes a mean.
-        if self._requests > self._ENOUGH:
-            kept = max(math.exp(-dt_s / self.duration_s), self._ENOUGH / self._requests)
-            self._requests *= kept
-            self._tokens *= kept
-            self._latency_s *= kept
-            self._starts *= kept
-            self._prompts *= kept
-        self._requests += seen.completed
-        self._tokens += seen.tokens
-        self._latency_s += seen.latency_s
-        if self._requests > 0:
-            self.mean_tokens = self._tokens / self._requests
-
-    def _sample(self, seen: Observation, last: Observation) -> Sample | None:
-        dt_s = seen.at - last.at
-        own = max(seen.mean_in_flight, 1e-9)
-        rate: float | None = None
-        load, running, waiting, kv, preempted = own, None, None, None, 0.0
-        if seen.streams is not None:
-            rate = seen.streams.tokens / dt_s
-            preempted = float(seen.streams.stalled)
-            if seen.gauges is None:
-                waiting = float(seen.streams.unstarted + seen.streams.stalled)
-                running = max(0.0, seen.in_flight - waiting)
-        if seen.gauges is not None:
-            gauges, before = seen.gauges, last.gauges
-            if before is not None and _started_again(gauges, before):
-                return None
-            total = gauges.running + gauges.waiting
-            self.others += (max(0.0, total - seen.in_flight) - self.others) * 0.2
-            mine = min(1.0, seen.in_flight / total) if total > 0 else 1.0
-            running, waiting = gauges.running * mine, gauges.waiting * mine
-            kv = gauges.kv
-            preempted = gauges.preemptions - before.preemptions if before else 0.0
-            if gauges.tokens is not None and before is not None and before.tokens is not None:
-                # All clients' tokens belong with all clients' requests: by its own tokens alone,
-                # a greedy client would seem to gain what it takes from others.
-                rate = (gauges.tokens - before.tokens) / dt_s
-                load = own + max(0.0, total - seen.in_flight)
-        prefill_s = prompt_s = 0.0
-        if rate is not None and (prompts := self._prompts_of(seen, last, dt_s)) is not None:
-            started = max(0, seen.completed + seen.timeouts + seen.in_flight - last.in_flight)
-            self._starts += started * load / own
-            self._prompts += prompts * dt_s
-            self._prefill.add(rate, prompts, load)
-            if self.mean_tokens and self._starts > 0:
-                prefill_s = self._prefill.seconds(dt_s, prompts)
-                prompt_s = self._prefill.token_s * self._prompts / self._starts / self.mean_tokens
-        return Sample(
-            seen.at, dt_s, seen.in_flight, own, load, rate, seen.completed, seen.tokens,
-            seen.latency_s, seen.timeouts, running, waiting, kv, preempted, prefill_s, prompt_s,
-        )  # fmt: skip
-
-    def _prompts_of(self, seen: Observation, last: Observation, dt_s: float) -> float | None:
-        if seen.gauges is None or last.gauges is None:
-            return None
-        now, before = seen.gauges.prompts, last.gauges.prompts
-        return None if now is None or before is None else max(0.0, now - before) / dt_s
-
-
-def _started_again(now: Gauges, before: Gauges) -> bool:
-    return now.preemptions < before.preemptions or (now.tokens or 0.0) < (before.tokens or 0.0)

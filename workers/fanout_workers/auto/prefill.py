@@ -56,5 +56,5 @@ class Prefill:
         return (self._uv * ww - uw * self._vw) / determinant
 
     def seconds(self, dt_s: float, prompts: float) -> float:
-        """Of a poll of `dt_s` seconds with so many prompt tokens a second: what went to them."""
-        return min(self.token_s * prompts * dt_s, (1 - _LEAST) * dt_s)
+        """Of `dt_s` seconds in which so many prompt tokens were taken in: what went to them."""
+        return min(self.token_s * prompts, (1 - _LEAST) * dt_s)

@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fanout_workers.auto.leg import Leg, Point
-from fanout_workers.auto.observe import Sample, Window
+from fanout_workers.auto.observe import Sample
+from fanout_workers.auto.window import WOBBLE, Window
 
 #: A leg's throughput scatters by this share of it, until more is known.
-_SCATTER = 0.035
+_SCATTER = 0.025
+#: With completions alone, and as a multiple where the server wobbles more than usual.
+_SCATTER_SLOW, _MOST_SCATTER = 0.035, 3.0
+#: A turn where tokens are seen as they come, in polls and in D: it settles, and is measured. Short
+#: turns tell more, for the speed wanders less between them.
+_SETTLE, _MEASURE, _PATIENT_D = (1, 0.1), (4, 0.2), 0.3
 #: Standard errors that settle it before the last turn.
 _SURE = 1.6
 #: Turns at the other N, at most.
@@ -37,7 +43,7 @@ class Probe:
         other: the N to try.
         least: the smallest ln(X other / X base) at which `other` is kept.
         known: what earlier probes of the same two gave, as ln(X other / X base).
-        patient: whether there is time to let each turn settle for half of D.
+        patient: whether there is time for longer turns.
         turns: at the other N, at most.
     """
 
@@ -50,6 +56,7 @@ class Probe:
     points: list[Point] = field(default_factory=list)
     deltas: list[float] = field(default_factory=list)
     _leg: Leg | None = None
+    _scatter: float = _SCATTER
 
     @property
     def n(self) -> int:
@@ -58,30 +65,35 @@ class Probe:
 
     def feed(self, sample: Sample, window: Window) -> Verdict | None:
         """Take a poll at `n`; the verdict when there is one."""
+        direct = sample.rate is not None
         if self._leg is None:
-            d, poll = window.duration_s, window.poll_s
-            direct = sample.rate is not None
-            # The prompts of what is added are taken in first: the cost of the step, not of the N.
-            # Completions lag behind by one D.
-            settle, measure = (0.15 * d, 0.4 * d) if direct else (0.8 * d, 0.7 * d)
-            if self.patient and direct:
-                settle, measure = 0.5 * d, 0.5 * d
-            if not self.points and direct:
-                settle = 0.0
-            self._leg = Leg(self.n, settle, max(4 * poll, measure))
+            self._leg = self._new_leg(window, direct)
         if not self._leg.feed(sample):
             return None
         point = self._leg.point
         assert point is not None  # noqa: S101 - feed() said so
         self.points.append(point)
         self._leg = None
+        wobbles = min(_MOST_SCATTER, max(1.0, window.wobble / WOBBLE))
+        self._scatter = _SCATTER * wobbles if direct else _SCATTER_SLOW
         return self._judge()
+
+    def _new_leg(self, window: Window, direct: bool) -> Leg:
+        d, poll = window.duration_s, window.poll_s
+        if not direct:  # completions lag behind by one D
+            return Leg(self.n, 0.8 * d, max(4 * poll, 0.7 * d))
+        settle, measure = max(_SETTLE[0] * poll, _SETTLE[1] * d), _MEASURE[1] * d
+        if self.patient:
+            settle = measure = _PATIENT_D * d
+        if not self.points:
+            settle = 0.0
+        return Leg(self.n, settle, max(_MEASURE[0] * poll, measure))
 
     def _judge(self) -> Verdict | None:
         logs = [math.log(p.x) for p in self.points]
         if len(logs) < 3:
             # One turn that is far worse needs no second look.
-            if len(logs) == 2 and logs[1] - logs[0] < min(self.least, 0.0) - 4 * _SCATTER:
+            if len(logs) == 2 and logs[1] - logs[0] < min(self.least, 0.0) - 4 * self._scatter:
                 return Verdict(False, logs[1] - logs[0], 1)
             return None
         if len(logs) % 2 == 0:
@@ -91,7 +103,7 @@ class Probe:
         ]
         every = [*self.known, *self.deltas]
         delta = sum(every) / len(every)
-        error = 1.22 * _SCATTER / math.sqrt(len(every))
+        error = 1.22 * self._scatter / math.sqrt(len(every))
         if len(self.deltas) >= self.turns or abs(delta - self.least) > _SURE * error:
             return Verdict(delta > self.least, delta, len(every))
         return None

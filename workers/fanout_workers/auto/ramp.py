@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fanout_workers.auto.leg import Leg, Point
-from fanout_workers.auto.observe import Sample, Window
+from fanout_workers.auto.observe import Sample
+from fanout_workers.auto.window import WOBBLE, Window
 
 #: Factor of a step while the server is far from its limits, at first, and once it is near them.
 _FAR, _FIRST, _NEAR = 1.5, 1.25, 1.08
@@ -15,7 +16,13 @@ _FAR, _FIRST, _NEAR = 1.5, 1.25, 1.08
 #: longer, and below which nothing more is to be gained.
 _LINEAR, _DOUBT, _FLAT = 0.8, 0.2, 0.15
 #: A step is charged against throughput this far below it.
-_BELOW = (1.1, 1.5)
+#: A step is charged against throughput so far below it that the server's wobble does not hide what
+#: is gained: in ln N, for one of `Window.wobble`. With .017 that is N / 1.04 to N / 1.2.
+_FROM, _TO = 2.3, 10.6
+_MOST_WOBBLE = 0.06
+#: How long a step in doubt is looked at: polls, and D. Longer does not tell more, for the speed
+#: wanders on.
+_LOOK_POLLS, _LOOK_D = 3, 0.15
 #: Where only completions tell, a step costs more than one D: there have to be few.
 #: Completions tell of the N of so many D ago; D is the present one, which grows with N.
 _LAG_D = 1.1
@@ -50,14 +57,14 @@ def elasticity(points: Sequence[Point], span: float = 2.2) -> float | None:
     return sum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True)) / spread
 
 
-def smallest_near_best(points: Sequence[Point], share: float = 0.97, wide: int = 1) -> Point:
+def smallest_near_best(points: Sequence[Point], share: float = 0.97, within: float = 0.12) -> Point:
     """The point of the smallest N whose throughput is at least that share of the best.
 
-    Each counts as the mean of itself and `wide` neighbours on either side, against the noise of
-    one; that is for points which lie close together.
+    Each counts as the mean of itself and those whose ln N is `within` of it, against the noise of
+    one: points that lie further off are other N.
     """
     ordered = sorted(points, key=lambda p: p.n)
-    groups = [ordered[max(0, i - wide) : i + 1 + wide] for i in range(len(ordered))]
+    groups = [[q for q in ordered if abs(math.log(q.n / p.n)) <= within] for p in ordered]
     smooth = [sum(p.x for p in group) / len(group) for group in groups]
     best = max(smooth)
     return next(p for p, x in zip(ordered, smooth, strict=True) if x >= share * best)
@@ -87,6 +94,7 @@ class Ramp:
         self._doubted = False
         self._flat = 0
         self._stepped_at = -math.inf
+        self._wobble = WOBBLE
 
     def feed(self, sample: Sample, window: Window, limit: float) -> Step | None:
         """Take a poll; the next step when it is time for one.
@@ -103,29 +111,25 @@ class Ramp:
             return None
         if not self._leg.feed(sample):
             return None
+        self._wobble = min(_MOST_WOBBLE, max(WOBBLE, window.wobble))
         point = self._leg.point
         assert point is not None  # noqa: S101 - feed() said so
         self._doubted = self._direct and self._doubtful(point)
-        longest = max(6 * window.poll_s, 0.4 * window.duration_s)
+        longest = max(_LOOK_POLLS * window.poll_s, _LOOK_D * window.duration_s)
         if self._doubted and self._leg.measured_s < longest:
             return None
         self.points.append(point)
         return self._step(limit)
 
     def _doubtful(self, point: Point) -> bool:
-        # From end to end: a server's speed wanders, so that neighbouring points tell more of a
-        # step than a line through many does.
-        if len(self.points) < 2:
-            return False
-        before = self.points[-2]
-        rise = math.log(point.load / before.load)
-        return rise > 0.05 and math.log(point.x / before.x) < _DOUBT * rise
+        gained = self._gained(point)
+        return gained is not None and gained < _DOUBT
 
     def _step(self, limit: float) -> Step:
         e = elasticity(self.points)
         if self._is_flat(e):
             near = self._direct
-            chosen = smallest_near_best(self.points, 0.97 if near else 0.94, 1 if near else 0)
+            chosen = smallest_near_best(self.points, 0.97 if near else 0.94, 0.12 if near else 0.0)
             return Step(chosen.n, "throughput no longer rises with N", "flat")
         self._factor = self._next_factor(e)
         n = min(round(self._n * self._factor), math.floor(limit))
@@ -137,17 +141,17 @@ class Ramp:
 
     def _is_flat(self, e: float | None) -> bool:
         if self._direct:
-            gained = self._gained()
+            gained = self._gained(self.points[-1])
             return self._doubted and gained is not None and gained < _FLAT
         best = max(p.x for p in self.points)
         self._flat = self._flat + 1 if e is not None and e < _FLAT else 0
         return self._flat >= 2 or self.points[-1].x < 0.93 * best
 
-    def _gained(self) -> float | None:
+    def _gained(self, last: Point) -> float | None:
         """Elasticity between the last point and those a few steps below it."""
-        last = self.points[-1]
-        least, most = _BELOW
-        below = [p for p in self.points if last.load / most <= p.load <= last.load / least]
+        least, most = math.exp(_FROM * self._wobble), math.exp(_TO * self._wobble)
+        lower = [p for p in self.points if p.load <= last.load / least]
+        below = [p for p in lower if p.load >= last.load / most] or lower[-1:]
         if not below:
             return None
         load = sum(math.log(p.load) for p in below) / len(below)

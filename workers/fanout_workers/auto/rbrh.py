@@ -6,25 +6,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fanout_workers.auto.alarm import Alarm
 from fanout_workers.auto.brake import Brake, Braked, Regime
+from fanout_workers.auto.ceiling import Ceiling
 from fanout_workers.auto.decision import Decision, Phase, Remembered
 from fanout_workers.auto.leg import Point
 from fanout_workers.auto.levels import Levels
-from fanout_workers.auto.observe import Observation, Sample, Window, mean, speed, throughput
-from fanout_workers.auto.probe import GAIN, LOSS, Probe, Verdict
+from fanout_workers.auto.observe import Observation, Sample, throughput
+from fanout_workers.auto.probe import Probe, Verdict
 from fanout_workers.auto.ramp import Ramp
+from fanout_workers.auto.search import Search
+from fanout_workers.auto.servo import Servo, Steered
+from fanout_workers.auto.window import Window
+from fanout_workers.auto.work import Work
 
-#: The KV use that is planned for, the one aimed at, and the band in which it is left alone.
-_KV_PLAN, _KV_AIM, _KV_LOW, _KV_HIGH = 0.95, 0.96, 0.935, 0.985
-#: Factors of the probes while refining, and while holding.
-_REFINE, _HOLD = (1.12, 1.08), 1.08
-_REST_D, _LONGEST_REST_D = 3.0, 40.0
-#: Elasticity at which a probe upwards has found that the ramp ended too early.
-_RISING = 0.5
-#: How long the outcome of a turn counts, in D.
-_REMEMBERED_D = 40.0
-_FALL = 0.65
-_TIMEOUTS = 0.05
+#: Where a later run of the same work begins, as a part of the N that was held.
+_WARM = 0.7
+#: Work that is longer or shorter by less than this is the same.
+_SAME = 1.25
+#: How often a ramp may begin again from a probe near the same place: one that ended too early by
+#: the noise is worth it, and each costs a step beyond what is best.
+_AGAIN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +51,24 @@ class Controller:
         self, bounds: Bounds, remembered: Remembered | None = None, running: int | None = None
     ) -> None:
         self._bounds = bounds
-        start = bounds.start if remembered is None else round(0.7 * remembered.n)
+        start = bounds.start if remembered is None else round(_WARM * remembered.n)
         self.n = self._within(start if running is None else running)
         self.phase: Phase = "ramp"
         self.regime: Regime | None = None
+        self._remembered = remembered
         self._window = Window()
-        self._brake = Brake()
-        self._cliff: tuple[int, float] | None = None
+        self._brake, self._alarm, self._servo = Brake(), Alarm(), Servo()
+        self._ceiling = Ceiling(bounds.most)
+        self._work = Work(remembered if running is None else None)
+        self._levels, self._search = Levels(), Search()
         self._ramp: Ramp | None = None
-        self._probe: Probe | None = None
-        self._steps: list[float] = []
-        self._upward = True
-        self._failed = 0
-        self._given = 0.0
-        self._rest_d = _REST_D
-        self._rested_at = -math.inf
-        self._level: float | None = None
-        self._lowered_at = -math.inf
-        self._not_before = -math.inf
-        self._served_at = -math.inf
+        self._lowered_at = self._not_before = self._changed_at = -math.inf
         self._draining = False
+        # What the next ramp begins with.
         self._near = remembered is not None
         self._points: list[Point] = []
         self._tops: list[int] = []
-        self._turns: dict[tuple[int, int], list[tuple[float, float]]] = {}
         self._most: int | None = None
-        self._levels = Levels()
-        self._changed_at = -math.inf
-        self._kv_bound = False
         self._direct: bool | None = None
         if running is not None and remembered is not None and remembered.phase != "ramp":
             self._start_refining()
@@ -85,15 +77,19 @@ class Controller:
     def memory(self) -> Remembered:
         """What to keep for a later run."""
         return Remembered(
-            self._probe.base if self._probe else self.n,
-            self._cliff[0] if self._cliff else None,
+            self._search.probe.base if self._search.probe else self.n,
+            self._ceiling.cliff,
             self._window.mean_tokens,
             self.phase,
+            self._window.prompt_tokens,
         )
 
     def observe(self, seen: Observation) -> Decision:
         """Take one poll; N from now on."""
         before, phase = self.n, self.phase
+        if self._remembered is not None and self._remembered.cliff is not None:
+            self._ceiling.was_too_much(self._remembered.cliff, seen.at)
+        self._remembered = None
         sample = self._window.add(seen)
         noted, reason = False, "first look"
         if seen.overloads:
@@ -111,7 +107,9 @@ class Controller:
         direct = sample.rate is not None
         if self._direct is None or (direct != self._direct and self._ramp is None):
             self._direct = direct
-        if self._timed_out(sample):
+        if self._draining:  # what times out was sent before N came down
+            self._alarm.calm(sample.at)
+        elif self._alarm.timed_out(sample, self._window):
             return self._halve(sample, "requests time out")
         if self._draining:
             if sample.now > 1.03 * self.n + 1:
@@ -119,12 +117,19 @@ class Controller:
             self._draining = False
         if braked := self._brake.check(sample, self._window, self.n):
             return self._come_down(braked, sample)
+        if steered := self._servo.foreseen(sample, self._window, self.n):
+            return self._steer(steered, sample)
         if sample.now < 0.8 * self.n and sample.own < 0.8 * self.n:
             return False, "too little to send to learn from"
+        if (longer := self._work.longer(self._window)) and self._rescale(longer, sample):
+            return True, f"requests are {longer:.1f} times as long as remembered"
+        if self._work.changed(self._window):
+            self._levels.clear()
+            self._search.forget()
         if sample.at < self._not_before:
             return False, "the server asked to wait"
         self._note_level(sample)
-        if self._probe is None and self.phase != "ramp":
+        if self._search.probe is None and self.phase != "ramp":
             d = self._window.duration_s
             if (better := self._levels.better(self.n, sample.at, d)) is not None:
                 reason = f"N {better} gave clearly more than {self.n}"
@@ -138,6 +143,18 @@ class Controller:
                 return self._refine(sample)
             case _:
                 return self._hold(sample)
+
+    def _rescale(self, longer: float, sample: Sample) -> bool:
+        """The work is not what is remembered: longer requests fill a cache with fewer of them."""
+        if 1 / _SAME < longer < _SAME:
+            return False
+        if (cliff := self._ceiling.cliff) is not None:
+            self._ceiling.was_too_much(max(1, round(cliff / longer)), sample.at)
+        if longer < 1 or self.phase != "ramp":
+            return False
+        self._set(math.ceil(self.n / longer))
+        self._start_ramp(near=True)
+        return True
 
     def _note_level(self, sample: Sample) -> None:
         d = self._window.duration_s
@@ -169,25 +186,16 @@ class Controller:
         if seen.at < self._lowered_at + max(3 * self._window.poll_s, min(d, 60.0) / 2):
             return False, "the server refuses work; N has just been lowered"
         self._lowered_at = seen.at
-        self._cliff = self.n, seen.at
+        self._ceiling.was_too_much(self.n, seen.at)
         self._set(math.floor(0.75 * self.n))
         self._start_refining()
         return True, "the server refuses work"
 
-    def _timed_out(self, sample: Sample) -> bool:
-        if self._draining:  # they were sent before N came down
-            self._served_at = sample.at
-            return False
-        since = max(self._served_at, sample.at - max(60.0, self._window.duration_s))
-        lately = self._window.last(sample.at - since)
-        timeouts, completed = sum(s.timeouts for s in lately), sum(s.completed for s in lately)
-        return timeouts >= 3 and timeouts > _TIMEOUTS * (timeouts + completed)
-
     def _halve(self, sample: Sample, reason: str) -> tuple[bool, str]:
-        self._served_at = sample.at
+        self._alarm.calm(sample.at)
         self._levels.clear()
-        self._turns.clear()
-        self._cliff = self.n, sample.at
+        self._search.forget()
+        self._ceiling.was_too_much(self.n, sample.at)
         held = self.n
         self._set(math.ceil(self.n / 2))
         self._start_ramp(most=held)
@@ -196,21 +204,31 @@ class Controller:
     def _come_down(self, braked: Braked, sample: Sample) -> tuple[bool, str]:
         self.regime = braked.regime
         if braked.regime == "kv":
-            self._cliff = self.n, sample.at
-            self._lowered_at = sample.at
+            self._ceiling.was_too_much(self.n, sample.at)
+            self._servo.steered(sample.at)
         self._set(braked.n)
-        self._probe = None
-        self._level = None
+        self._search.probe = None
+        self._alarm.reset()
         if self.phase == "ramp" or braked.regime == "cap":
             self._start_holding(sample.at)
         return True, braked.reason
+
+    def _steer(self, steered: Steered, sample: Sample) -> tuple[bool, str]:
+        self._set(steered.n)
+        if steered.ramp:
+            self._start_ramp(near=True)
+        elif self.phase != "hold" or self._search.probe is not None:
+            self._start_holding(sample.at)
+        self.regime = "kv"
+        return True, steered.reason
 
     # --- ramp
 
     def _start_ramp(
         self, near: bool = False, points: Sequence[Point] = (), most: int | None = None
     ) -> None:
-        self.phase, self._ramp, self._probe, self._level = "ramp", None, None, None
+        self.phase, self._ramp, self._search.probe = "ramp", None, None
+        self._alarm.reset()
         self._near, self._points, self._most = near, list(points), most
         self._brake.clear()
 
@@ -237,7 +255,7 @@ class Controller:
                 self._window.duration_s,
             )  # fmt: skip
         self._set(step.n)
-        if step.end == "limit" and self._kv_bound:
+        if step.end == "limit" and self._ceiling.kv_bound:
             self.regime = "kv"
             self._start_holding(sample.at)
         elif step.end == "limit":
@@ -248,90 +266,51 @@ class Controller:
         return True, step.reason
 
     def _limit(self, sample: Sample) -> float:
-        """The N that must not be exceeded, as far as that can be foreseen."""
-        limit = float(self._bounds.most)
-        lately = self._window.last(max(3 * self._window.poll_s, 0.1 * self._window.duration_s))
-        kv, load = mean(s.kv for s in lately), mean(s.load for s in lately)
-        own = mean(s.own for s in lately)
-        if kv is not None and kv > 0.05 and load and own:
-            bound = load * _KV_PLAN / kv - (load - own)
-            self._kv_bound = bound < limit
-            limit = min(limit, bound)
-        elif self._cliff is not None:
-            n, at = self._cliff
-            if sample.at - at < 20 * self._window.duration_s:
-                limit = min(limit, 0.96 * n)
-        if self.regime == "cap" and (sample.waiting or 0.0) >= 1.0:
-            limit = min(limit, float(self.n))
-        return limit
+        return self._ceiling.limit(sample, self._window, self.n, self.regime)
 
     # --- refine and hold
 
     def _start_refining(self) -> None:
-        self.phase, self._ramp, self._probe = "refine", None, None
-        self._steps, self._upward, self._failed = list(_REFINE), True, 0
-        self._given = 0.0
+        self.phase, self._ramp = "refine", None
+        self._search.refine()
 
     def _start_holding(self, at: float) -> None:
-        self.phase, self._ramp, self._probe = "hold", None, None
-        self._rested_at = at
-        self._failed = 0
+        self.phase, self._ramp = "hold", None
+        self._search.hold(at)
 
     def _refine(self, sample: Sample) -> tuple[bool, str]:
-        if self._probe is None:
-            if not self._steps:
-                self._start_holding(sample.at)
-                return True, "nothing better was found near this N"
-            if not self._begin_probe(sample, self._steps[0]):
-                return self._probe_failed(sample, "no room")
-            return False, "measuring"
-        return self._probing(sample)
+        if self._search.probe is not None:
+            return self._probing(self._search.probe, sample)
+        if not self._search.steps:
+            self._start_holding(sample.at)
+            return True, "nothing better was found near this N"
+        return self._begin_probe(sample)
 
     def _hold(self, sample: Sample) -> tuple[bool, str]:
-        if self._probe is not None:
-            return self._probing(sample)
-        if self._fell(sample):
+        search, window = self._search, self._window
+        if search.probe is not None:
+            return self._probing(search.probe, sample)
+        rested_s = search.rested_s(sample.at)
+        if self._alarm.fell(sample, window, self.n, bool(self._direct), rested_s):
             return self._halve(sample, "throughput fell by more than a third")
-        if servo := self._servo(sample):
-            return servo
-        if sample.at - self._rested_at >= self._rest_d * self._window.duration_s:
-            if self._begin_probe(sample, _HOLD):
-                return False, "measuring"
-            return self._probe_failed(sample, "no room above")
+        if steered := self._servo.check(sample, window, self.n, self.regime):
+            return self._steer(steered, sample)
+        if search.due(sample.at, window.duration_s):
+            return self._begin_probe(sample)
         return False, "holding"
 
-    def _begin_probe(self, sample: Sample, factor: float) -> bool:
-        if self._upward:
-            other = max(self.n + 1, round(self.n * factor))
-            if other > self._limit(sample):
-                return False
-            self._probe = Probe(
-                self.n, other, GAIN, self._known(sample, self.n, other, 1), self.phase == "hold"
-            )
-        else:
-            other = min(self.n - 1, round(self.n / factor))
-            if other < self._bounds.least or other < 1:
-                return False
-            self._probe = Probe(
-                self.n,
-                other,
-                -LOSS - self._given,
-                self._known(sample, other, self.n, -1),
-                self.phase == "hold",
-            )
-        return True
+    def _begin_probe(self, sample: Sample) -> tuple[bool, str]:
+        limit = self._limit(sample)
+        if self._search.begin(self.n, self._bounds.least, limit, sample.at, self._window):
+            return False, "measuring"
+        self._search.failed(sample.at)
+        return True, "no room"
 
-    def _known(self, sample: Sample, low: int, high: int, sign: int) -> list[float]:
-        since = sample.at - _REMEMBERED_D * self._window.duration_s
-        turns = self._turns.get((low, high), [])
-        return [sign * delta for at, delta in turns if at >= since]
-
-    def _probing(self, sample: Sample) -> tuple[bool, str]:
-        probe = self._probe
-        assert probe is not None  # noqa: S101
+    def _probing(self, probe: Probe, sample: Sample) -> tuple[bool, str]:
         if self._brake.pressed and self.n > probe.base:
             self._set(probe.base)
-            return self._probe_failed(sample, "requests queue in the server")
+            self._search.failed(sample.at)
+            return True, "requests queue in the server"
         verdict = probe.feed(sample, self._window)
         if verdict is None:
             self._set(probe.n)
@@ -339,73 +318,13 @@ class Controller:
         return self._judged(probe, verdict, sample)
 
     def _judged(self, probe: Probe, verdict: Verdict, sample: Sample) -> tuple[bool, str]:
-        sign = 1 if probe.other > probe.base else -1
-        pair = min(probe.base, probe.other), max(probe.base, probe.other)
-        self._turns.setdefault(pair, []).extend((sample.at, sign * d) for d in probe.deltas)
         words = f"N {probe.other} against {probe.base}: {100 * verdict.delta:+.1f} % tokens/s"
-        if not verdict.accepted:
-            self._set(probe.base)
-            return self._probe_failed(sample, words)
-        self._set(probe.other)
-        self._given = 0.0 if self._upward else self._given + min(0.0, verdict.delta)
-        self._probe, self._failed = None, 0
-        self._rested_at, self._rest_d = sample.at, _REST_D
-        rising = verdict.delta > _RISING * math.log(probe.other / probe.base)
-        # A ramp may end too early by bad luck, but not twice near the same place.
-        tops = sum(0.8 * probe.other <= top for top in self._tops)
-        if self._direct and self._upward and rising and tops < 2:
+        self._set(probe.other if verdict.accepted else probe.base)
+        rising = self._search.judged(probe, verdict, sample.at)
+        near = sum(0.8 * probe.other <= top for top in self._tops)
+        if rising and self._direct and near < _AGAIN:
             self._start_ramp(near=True, points=probe.points)
         return True, words
-
-    def _probe_failed(self, sample: Sample, words: str) -> tuple[bool, str]:
-        self._probe = None
-        self._turn()
-        self._failed += 1
-        self._rested_at = sample.at
-        if self._failed >= 2:
-            self._failed = 0
-            if self.phase == "refine":
-                self._steps.pop(0)
-            else:
-                self._rest_d = min(2 * self._rest_d, _LONGEST_REST_D)
-        return True, words
-
-    def _turn(self) -> None:
-        self._upward = not self._upward
-
-    def _fell(self, sample: Sample) -> bool:
-        d = self._window.duration_s
-        span = max(4 * self._window.poll_s, (0.3 if self._direct else 1.0) * d)
-        x = speed([s for s in self._window.last(span) if s.own >= 0.8 * self.n])
-        if x is None:
-            return False
-        if self._level is None:
-            if sample.at - self._rested_at > max(span, d):
-                self._level = x
-            return False
-        if x < _FALL * self._level:
-            return True
-        self._level += (x - self._level) * min(1.0, sample.dt_s / max(2 * d, sample.dt_s))
-        return False
-
-    def _servo(self, sample: Sample) -> tuple[bool, str] | None:
-        """Keep the KV cache about full where it is what limits."""
-        d = self._window.duration_s
-        lately = self._window.last(max(3 * self._window.poll_s, 0.3 * d))
-        kv = mean(s.kv for s in lately)
-        if kv is None or sample.at - self._lowered_at < 0.6 * d:
-            return None
-        if kv > _KV_HIGH:
-            n = round(self.n * max(0.93, _KV_AIM / kv))
-        elif self.regime == "kv" and kv < _KV_LOW:
-            n = round(self.n * min(1.08, _KV_AIM / kv))
-        else:
-            return None
-        self._lowered_at = sample.at
-        if n == self.n:
-            return None
-        self._set(n)
-        return True, f"KV use is {100 * kv:.0f} %"
 
     def _inputs(self, seen: Observation) -> dict[str, float]:
         window = self._window
@@ -424,6 +343,8 @@ class Controller:
             found["kv"] = None if gauges.kv is None else round(gauges.kv, 3)
         if seen.streams is not None:
             found["stalled"] = seen.streams.stalled + seen.streams.unstarted
-        if self._cliff is not None:
-            found["cliff"] = self._cliff[0]
+        if self._ceiling.cliff is not None:
+            found["cliff"] = self._ceiling.cliff
+        if (growth := window.growth) != 1.0:
+            found["growth"] = round(growth, 2)
         return {name: float(value) for name, value in found.items() if value is not None}

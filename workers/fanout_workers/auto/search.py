@@ -1,0 +1,109 @@
+"""The search near an N: which probe is next, and what earlier ones of the same two N gave."""
+
+from __future__ import annotations
+
+import math
+
+from fanout_workers.auto.probe import GAIN, LOSS, Probe, Verdict
+from fanout_workers.auto.window import Window
+
+#: Factors of the probes while refining, and while holding.
+_REFINE, _HOLD = (1.12, 1.08), 1.08
+#: D between two probes while holding, at first; twice as long whenever nothing is found.
+_REST_D, _LONGEST_REST_D = 3.0, 40.0
+#: How long the outcome of a turn counts, in D.
+_REMEMBERED_D = 40.0
+#: Elasticity at which a probe upwards has found that the ramp ended too early.
+_RISING = 0.35
+
+
+class Search:
+    """Probes up and down in turn.
+
+    Attributes:
+        probe: the one that runs.
+        steps: factors of the probes that refining has before it.
+    """
+
+    def __init__(self) -> None:
+        self.probe: Probe | None = None
+        self.steps: list[float] = []
+        self._upward = True
+        self._failed = 0
+        self._given = 0.0
+        self._rest_d = _REST_D
+        self._rested_at = -math.inf
+        self._turns: dict[tuple[int, int], list[tuple[float, float]]] = {}
+
+    def refine(self) -> None:
+        """Begin anew with large steps, upwards."""
+        self.probe = None
+        self.steps, self._upward, self._failed = list(_REFINE), True, 0
+        self._given = 0.0
+
+    def hold(self, at: float) -> None:
+        """Rest from now on."""
+        self.probe, self.steps = None, []
+        self._rested_at, self._failed = at, 0
+
+    def forget(self) -> None:
+        """The work or the server has changed: nothing of it holds any more."""
+        self._turns.clear()
+        self._rest_d = _REST_D
+
+    def rested_s(self, at: float) -> float:
+        """Seconds since the last probe."""
+        return at - self._rested_at
+
+    def due(self, at: float, duration_s: float) -> bool:
+        """Whether it is time for a probe while holding."""
+        return self.rested_s(at) >= self._rest_d * duration_s
+
+    def begin(self, n: int, least: int, limit: float, at: float, window: Window) -> bool:
+        """Begin the next probe from `n`; False if there is no room for it."""
+        patient = not self.steps
+        factor = self.steps[0] if self.steps else _HOLD
+        since = at - _REMEMBERED_D * window.duration_s
+        if self._upward:
+            other = max(n + 1, round(n * factor))
+            if other > limit:
+                return False
+            self.probe = Probe(n, other, GAIN, self._known(since, n, other, 1), patient)
+            return True
+        other = min(n - 1, round(n / factor))
+        if other < max(least, 1):
+            return False
+        known = self._known(since, other, n, -1)
+        self.probe = Probe(n, other, -LOSS - self._given, known, patient)
+        return True
+
+    def judged(self, probe: Probe, verdict: Verdict, at: float) -> bool:
+        """Take a verdict; whether it found throughput to rise steeply with N."""
+        sign = 1 if probe.other > probe.base else -1
+        pair = min(probe.base, probe.other), max(probe.base, probe.other)
+        self._turns.setdefault(pair, []).extend((at, sign * delta) for delta in probe.deltas)
+        if not verdict.accepted:
+            self.failed(at)
+            return False
+        # Small losses do not add up: they count from where it began.
+        self._given = 0.0 if self._upward else self._given + min(0.0, verdict.delta)
+        self.probe, self._failed = None, 0
+        self._rested_at, self._rest_d = at, _REST_D
+        rising = verdict.delta > _RISING * math.log(probe.other / probe.base)
+        return self._upward and rising
+
+    def failed(self, at: float) -> None:
+        """Nothing was found in this direction."""
+        self.probe = None
+        self._upward = not self._upward
+        self._failed += 1
+        self._rested_at = at
+        if self._failed >= 2:
+            self._failed = 0
+            if self.steps:
+                self.steps.pop(0)
+            else:
+                self._rest_d = min(2 * self._rest_d, _LONGEST_REST_D)
+
+    def _known(self, since: float, low: int, high: int, sign: int) -> list[float]:
+        return [sign * delta for at, delta in self._turns.get((low, high), []) if at >= since]
