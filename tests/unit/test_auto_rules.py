@@ -175,24 +175,24 @@ def test_a_floor_against_a_neighbour_that_does_not_give_way() -> None:
 # --- refine
 
 
-def refined(curve: object, start: int, polls: int = 1500) -> Controller:
-    """A controller that took over at `start` and was left alone for a while."""
+def refined(curve: object, start: int, polls: int = 1500) -> int:
+    """The N held, probes aside, by one that took over at `start` and was left alone a while."""
     assert callable(curve)
     one = Controller(Bounds(16), Remembered(start, phase="hold"), running=start)
     assert one.phase == "refine"
     Formula(curve).drive(one, polls)
-    return one
+    return one.memory.n
 
 
 def test_refining_goes_up_for_a_gain_and_down_for_no_loss() -> None:
-    assert 90 <= refined(flat_from(100), 80).n <= 108
-    assert 90 <= refined(flat_from(100), 130).n <= 108
-    assert 90 <= refined(cliff_at(100), 130).n <= 108
+    assert 90 <= refined(flat_from(100), 80) <= 108
+    assert 90 <= refined(flat_from(100), 130) <= 108
+    assert 90 <= refined(cliff_at(100), 130) <= 108
 
 
 def test_steps_down_that_cost_little_do_not_add_up() -> None:
     # Each step of 8 % costs 1.2 %: one is taken, many would be a slide.
-    assert refined(lambda n: n**0.15, 100, 4000).n >= 85
+    assert refined(lambda n: n**0.15, 100, 4000) >= 85
 
 
 def test_a_probe_that_finds_a_steep_rise_begins_another_ramp() -> None:
