@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -34,6 +35,8 @@ from pydantic_settings import (
 )
 
 from fanout.errors import ConfigError, FanoutError
+from fanout.redis_url import complete, without_password
+from fanout.secrets import secret_in
 from fanout.timeouts import DEFAULT_MIN_TOKENS_PER_S
 
 CONFIG_FILE = Path("fanout.toml")
@@ -155,12 +158,9 @@ class Endpoint(BaseModel):
         if self.api_key_file is None:
             return self.api_key.get_secret_value() if self.api_key else None
         try:
-            return self.api_key_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ConfigError(
-                f"endpoint {self.name}: cannot read api_key_file {self.api_key_file}: {reason}"
-            ) from error
+            return secret_in(self.api_key_file, "api_key_file")
+        except ConfigError as error:
+            raise ConfigError(f"endpoint {self.name}: {error}") from error
 
 
 class _TomlFile(PydanticBaseSettingsSource):
@@ -192,6 +192,8 @@ class Settings(BaseSettings):
 
     Attributes:
         redis: URL of the broker, job store and result backend (redis://, rediss://, valkey://).
+            TLS takes `?ssl_ca_certs=FILE`, and `ssl_certfile` and `ssl_keyfile` of a client.
+        redis_password_file: holds the password of Redis, where the URL has none.
         endpoint: the model servers, by name.
         window: items submitted and not yet written by the client, at most; None = 4 x N of the
             tier, at least 1,024.
@@ -210,6 +212,7 @@ class Settings(BaseSettings):
     )
 
     redis: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    redis_password_file: Path | None = None
     endpoint: dict[str, Endpoint] = Field(default_factory=dict)
     window: PositiveInt | None = None
     auto_poll_s: PositiveFloat = 5.0
@@ -261,18 +264,19 @@ class Settings(BaseSettings):
             _TomlFile(settings_cls, STACK_FILE, required=False),
         )
 
-    @property
+    @cached_property
     def redis_url(self) -> str:
-        """The Redis URL with its password, in the form that redis-py and kombu read."""
-        url = self.redis.get_secret_value()
-        return re.sub(r"^valkey(s?)://", r"redis\1://", url)
+        """The Redis URL with its password, as redis-py, kombu and Celery read it.
+
+        Raises:
+            ConfigError: the file of the password cannot be read.
+        """
+        return complete(self.redis.get_secret_value(), self.redis_password_file)
 
     @property
     def redis_name(self) -> str:
         """The Redis URL without its password, for messages."""
-        parts = urlsplit(self.redis_url)
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit((parts.scheme, host, parts.path, "", ""))
+        return without_password(self.redis_url)
 
     def tiers(self) -> tuple[str, ...]:
         """Names of the configured tiers, in the order of their first endpoint."""

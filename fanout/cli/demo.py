@@ -143,8 +143,8 @@ def _show(report: Report, examples: Sequence[Record]) -> None:
     for record in examples:
         shown = json.dumps(record.data, ensure_ascii=False)
         pairs.add_row(
-            Text.assemble((f"{plain(record.id)}\n", "dim"), plain(texts[record.id])),
-            Text(plain(shown)),
+            Text.assemble((f"{plain(record.id)}\n", "dim"), plain(texts[record.id], lines=True)),
+            Text(plain(shown, lines=True)),
         )
     stderr.print(pairs)
     stderr.print(summary(report))

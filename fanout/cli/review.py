@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -19,7 +20,7 @@ from fanout.cli.run import Work, run
 from fanout.cli.summary import figures, summary
 from fanout.client import Doc, connect
 from fanout.errors import UsageError
-from fanout.inputs import BadRow
+from fanout.inputs import BadRow, leads_out
 from fanout.report import Report
 from fanout.wire import Record
 
@@ -134,6 +135,7 @@ def _files(paths: Sequence[str], include: Sequence[str], exclude: Sequence[str])
         if path.is_file():
             yield path
         elif path.is_dir():
+            root = os.path.realpath(path)
             for found in path.rglob("*"):
                 inside = found.relative_to(path)
                 if (
@@ -141,6 +143,8 @@ def _files(paths: Sequence[str], include: Sequence[str], exclude: Sequence[str])
                     and any(fnmatch(found.name, pattern) for pattern in include)
                     and not any(fnmatch(str(inside), pattern) for pattern in exclude)
                     and not any(p.startswith(".") or p in _PASSED_OVER for p in inside.parts)
+                    # A tree from elsewhere must not send this machine's other files to a model.
+                    and not leads_out(str(found), root)
                 ):
                     yield found
         else:

@@ -8,6 +8,7 @@ It answers what its prompts ask for; a document that holds one of these words ge
     THINKS      a budget spent on reasoning, unless reasoning_effort is low
     REFUSED     400
     SLOW        its answer after 50 ms
+    EVIL        what would clear a terminal: in a finding of a review, or else instead of JSON
 
 `/stats` tells how many requests it had in flight at most.
 """
@@ -22,6 +23,7 @@ from typing import Any
 from aiohttp import web
 
 MODEL = "acceptance-model"
+CLEAR = "\x1b[2J\x1b]0;owned\x07"
 
 
 def _value(schema: dict[str, Any], root: dict[str, Any]) -> Any:
@@ -55,6 +57,10 @@ def _reply(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         message["content"] = json.dumps(_value(schema, schema))
     if "BROKEN" in document or ("MENDS" in document and len(said) == 2):
         message["content"] = "this is no JSON"
+    if "EVIL" in document:
+        finding = {"line": 1, "severity": "note", "title": CLEAR, "detail": CLEAR + "\nx:1: error:"}
+        reviews = schema is not None and "findings" in schema.get("properties", {})
+        message["content"] = json.dumps({"findings": [finding]}) if reviews else CLEAR
     if "EMPTY" in document:
         message["content"] = None
     if "THINKS" in document and body.get("reasoning_effort") != "low":

@@ -18,6 +18,7 @@ from celery.exceptions import Reject, SecurityWarning
 
 from fanout import FanoutError, load_settings
 from fanout.registry import load_kinds
+from fanout.text import safe
 from fanout_workers.app import create_app
 
 EXIT_USAGE = 2
@@ -26,9 +27,9 @@ EXIT_USAGE = 2
 def main(argv: list[str] | None = None) -> int:
     """Run a worker until it is told to stop; returns the process's exit code."""
     options = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=options.loglevel.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=options.loglevel.upper())
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     # At INFO Celery logs what each task returns, and replies do not belong into logs.
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
     logging.getLogger("celery.app.trace").addFilter(_is_no_requeue)
@@ -66,6 +67,16 @@ def _collect_garbage_less_often() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+class SafeFormatter(logging.Formatter):
+    """Keeps what servers and documents say from looking like a line, or steering a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return safe(super().format(record), lines=True)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return safe(super().formatMessage(record))
 
 
 def _is_no_requeue(record: logging.LogRecord) -> bool:
