@@ -172,6 +172,7 @@ class Job:
         if isinstance(doc, BadRow):
             return ordinal, Record(
                 id=doc.id,
+                ordinal=ordinal,
                 status="skipped",
                 error=ErrorInfo(
                     kind="input", message=f"{doc.source}: {doc.reason}", raw=doc.raw or None
