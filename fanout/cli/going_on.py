@@ -51,6 +51,7 @@ async def _new(fo: Fanout, work: Work, spec: JobSpec, target: Target) -> Job:
         tier=spec.tier,
         window=work.window,
         results=work.results,
+        ledger=target.ledger,
         **work.params,
     )
 
