@@ -9,7 +9,7 @@ It answers what its prompts ask for; a document that holds one of these words ge
     REFUSED     400
     SLOW        its answer after 50 ms
 
-`/stats` tells how many requests it had in flight at most.
+`/stats` tells how many requests it had in flight at most, and how many it was asked in all.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _reply(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     }
 
 
-_in_flight = {"now": 0, "max": 0}
+_in_flight = {"now": 0, "max": 0, "asked": 0}
 
 
 async def _stats(_: web.Request) -> web.Response:
@@ -78,6 +78,7 @@ async def _stats(_: web.Request) -> web.Response:
 
 async def _chat(request: web.Request) -> web.Response:
     _in_flight["now"] += 1
+    _in_flight["asked"] += 1
     _in_flight["max"] = max(_in_flight["max"], _in_flight["now"])
     try:
         return await _answer(request)
