@@ -122,11 +122,13 @@ class Evidence(_Wire):
 class Record(_Wire):
     """How one item ended. Every submitted id has exactly one.
 
+    `ordinal` is the item's position in the job's input, from 0; None without a job.
     `attempts` counts requests whose failure said something about the item; `retried` counts by
     kind every request that failed on the way, those that were mended by a retry included.
     """
 
     id: str
+    ordinal: int | None = None
     status: Status
     data: Any = None
     error: ErrorInfo | None = None
@@ -150,7 +152,12 @@ class Record(_Wire):
 
 def sha256_of(value: Any) -> str:
     """Hex SHA-256 of a JSON value in canonical form (sorted keys, no white space)."""
-    return hashlib.sha256(_json(value, orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """A JSON value in canonical form: sorted keys, no white space."""
+    return _json(value, orjson.OPT_SORT_KEYS)
 
 
 def _json(value: Any, option: int | None = None) -> bytes:
