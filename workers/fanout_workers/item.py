@@ -174,6 +174,7 @@ class ItemRunner:
         queued = started - item.submitted_at if item.submitted_at else None
         return Record(
             id=item.id,
+            ordinal=item.ordinal,
             status=_status_of(error),
             data=result.data,
             error=error,
@@ -200,6 +201,7 @@ class ItemRunner:
     def _cancelled(self, item: Item) -> Record:
         return Record(
             id=item.id,
+            ordinal=item.ordinal,
             status="cancelled",
             error=ErrorInfo(kind="cancelled", message="the job was cancelled"),
             tier=self._tier,
