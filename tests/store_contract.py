@@ -495,3 +495,28 @@ class StoreContract:
         async with asyncio.timeout(DEADLINE_S):
             while await store.workers():
                 await asyncio.sleep(0.01)
+
+    async def test_a_lost_message_is_queued_again_and_counted_once(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        batch = items("j", 0, 4)
+        await store.submit("j", SPEC, batch)
+        await store.settle("j", 2, record(2))
+        assert await store.requeue("j", SPEC, batch[1:]) == 2
+        assert await store.queued("heavy") == 6
+        assert (await store.get("j")).counts == Counts(submitted=4, ok=1)
+        assert await store.requeue("nope", SPEC, items("nope", 0, 1)) == 0
+        assert await store.queued("heavy") == 6
+        assert [await store.has_ended("j", n) for n in (1, 2, 9)] == [False, True, False]
+        assert not await store.has_ended("nope", 2)
+
+    async def test_the_pulse_of_a_job(self, store: Store) -> None:
+        gone = await store.pulse("j")
+        assert (gone.state, gone.next, gone.submitted, gone.settled) == (None, 0, 0, 0)
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 3), upto=Checkpoint(3, "d"))
+        await store.settle("j", 0, record(0))
+        await store.settle("j", 1, record(1, "failed"))
+        await store.seal("j")
+        pulse = await store.pulse("j")
+        assert (pulse.state, pulse.next, pulse.submitted, pulse.settled) == ("sealed", 3, 3, 2)
+        assert pulse.run == gone.run

@@ -19,6 +19,7 @@ from fanout.store.base import (
     Forgotten,
     JobInfo,
     JobState,
+    Pulse,
     Restored,
     WorkerInfo,
 )
@@ -216,6 +217,21 @@ class MemoryStore:
         queued = {item.ordinal for item in self._queues.get(tier, ()) if item.job == job}
         taken = self._jobs[job].taken if job in self._jobs else set()
         return {ordinal for ordinal in ordinals if ordinal not in queued | taken}
+
+    async def requeue(self, job: str, spec: JobSpec, items: Sequence[Item]) -> int:
+        known = self._jobs.get(job)
+        open_items = [item for item in items if known and item.ordinal not in known.settled]
+        self._queues.setdefault(spec.tier, deque()).extendleft(reversed(open_items))
+        return len(open_items)
+
+    async def pulse(self, job: str) -> Pulse:
+        if job not in self._jobs:
+            return Pulse(None, None)
+        known, counts = self._jobs[job], (await self.get(job)).counts
+        return Pulse(None, known.state, known.input.count, counts.submitted, counts.settled)
+
+    async def has_ended(self, job: str, ordinal: int) -> bool:
+        return job in self._jobs and ordinal in self._jobs[job].settled
 
     async def settled(self, job: str) -> bytes:
         return bits_of(self._jobs[job].settled) if job in self._jobs else b""
