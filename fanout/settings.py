@@ -199,6 +199,7 @@ class Settings(BaseSettings):
             goes faster, at the simulator.
         redeliver_after_s: seconds of silence after which a worker's items are handed out again; no
             limit for how long a request may take.
+        wait_for_redis_s: seconds for which a client under way waits for a Redis that is away.
         flower: address of a running Flower, as `fanout up` leaves it.
     """
 
@@ -214,6 +215,7 @@ class Settings(BaseSettings):
     window: PositiveInt | None = None
     auto_poll_s: PositiveFloat = 5.0
     redeliver_after_s: Annotated[float, Field(ge=3)] = 120.0
+    wait_for_redis_s: PositiveFloat = 3600.0
     flower: str | None = None
 
     @field_validator("redis")
