@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 
 from redis import exceptions
 
+from fanout.durations import duration
 from fanout.errors import Unavailable
 from fanout.store.base import Store
 
@@ -165,10 +166,3 @@ def passes(error: Unavailable) -> bool:
     if isinstance(cause, exceptions.ResponseError):
         return isinstance(cause, _PASSING) or str(cause).startswith(_PASSING_WORDS)
     return isinstance(cause, (exceptions.ConnectionError, exceptions.TimeoutError, OSError))
-
-
-def duration(seconds: float) -> str:
-    """`1:02:03`, `2:03` or `0:03`."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
