@@ -152,7 +152,12 @@ class Record(_Wire):
 
 def sha256_of(value: Any) -> str:
     """Hex SHA-256 of a JSON value in canonical form (sorted keys, no white space)."""
-    return hashlib.sha256(_json(value, orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """A JSON value in canonical form: sorted keys, no white space."""
+    return _json(value, orjson.OPT_SORT_KEYS)
 
 
 def _json(value: Any, option: int | None = None) -> bytes:

@@ -7,7 +7,19 @@ async with fanout.connect() as fo:
 """
 
 from fanout.client.connection import Fanout, connect
-from fanout.client.documents import Doc, payload_of
+from fanout.client.documents import Doc, Docs, payload_of
 from fanout.client.job import Job, new_job_id
+from fanout.client.ledger import Ledger
+from fanout.client.resumption import ChangedInput
 
-__all__ = ["Doc", "Fanout", "Job", "connect", "new_job_id", "payload_of"]
+__all__ = [
+    "ChangedInput",
+    "Doc",
+    "Docs",
+    "Fanout",
+    "Job",
+    "Ledger",
+    "connect",
+    "new_job_id",
+    "payload_of",
+]

@@ -10,12 +10,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fanout.client.documents import Doc
+from fanout.client.documents import Doc, Docs
+from fanout.client.feeder import BATCH, Window
 from fanout.client.job import Job, new_job_id
-from fanout.errors import Unavailable, UsageError
+from fanout.client.ledger import Ledger
+from fanout.client.resumption import Judged, collected_of
+from fanout.client.source import Source
+from fanout.errors import JobError, Unavailable, UsageError
 from fanout.registry import load_kind
 from fanout.settings import Settings, load_settings
-from fanout.store import RedisStore, Store
+from fanout.store import Checkpoint, RedisStore, Store
 from fanout.task import Task
 from fanout.wire import JobSpec
 
@@ -87,36 +91,112 @@ class Fanout:
             UsageError: no such kind or tier, or the parameters are not the kind's.
             Unavailable: Redis does not answer.
         """
+        spec = self.spec(kind, tier=tier, results=results, **params)
+        if window is not None and window < 1:
+            raise UsageError("the window holds at least one item")
+        identity = job_id or new_job_id()
+        await self.store.create(identity, spec)
+        job = Job(self.store, identity, spec, keep_s=self.settings.keep_jobs_s)
+        job.feed(Source(docs, identity, spec.tier), self._window_of(spec.tier, window))
+        self._jobs.append(job)
+        return job
+
+    def spec(
+        self,
+        kind: str | type[Task],
+        *,
+        tier: str | None = None,
+        results: bool = False,
+        **params: Any,
+    ) -> JobSpec:
+        """What `submit` would put into Redis for a job; takes what it takes, and raises the same.
+
+        Two jobs with equal specs do the same work on the same documents.
+        """
         task = kind if isinstance(kind, type) else load_kind(kind)
         try:
             checked = task.Params.model_validate(params)
         except ValidationError as error:
             raise UsageError(f"{task.name}: {_first_problem(error)}") from None
-        if window is not None and window < 1:
-            raise UsageError("the window holds at least one item")
-        spec = JobSpec(
+        return JobSpec(
             kind=task.name,
             tier=self.settings.tier_or_default(tier),
             params=checked.model_dump(mode="json", by_alias=True, exclude_none=True),
             results=results,
         )
-        identity = job_id or new_job_id()
-        await self.store.create(identity, spec)
-        job = Job(self.store, identity, spec)
-        fixed = window or self.settings.window
-        grows = None if fixed else partial(self._raised, spec.tier)
-        job.feed(docs, window or self._window(spec.tier), grows)
+
+    async def resume(
+        self,
+        job_id: str,
+        docs: Docs,
+        *,
+        window: int | None = None,
+        ledger: Ledger | None = None,
+        spec: JobSpec | None = None,
+        checkpoint: Checkpoint | None = None,
+        accept_changes: bool = False,
+    ) -> Job:
+        """Go on with a job that was paused, or whose client died; returns when that is settled.
+
+        What has been collected is not done again, what waits in Redis is left to be collected,
+        what is queued or running is let be, and the rest is submitted. `docs` are the documents of
+        the job from its first; that they are the same is checked before anything is submitted.
+
+        Args:
+            job_id: its id.
+            docs: the same documents; more may have come behind them. A function that opens them
+                lets them be read twice where too many have no record yet to be kept in memory.
+            window: as in `submit`.
+            ledger: the records that the output holds; None = as Redis knows: what was read from it
+                by `records` or `batches` has been collected.
+            spec: what the job was made with, for a Redis that has lost it.
+            checkpoint: how far the input had been submitted, as the client noted it.
+            accept_changes: take the documents as they are, for what has no record yet.
+
+        Raises:
+            ChangedInput: the documents are not those that the job has been given so far.
+            JobError: there is no such job, or it is cancelled.
+            Unavailable: Redis does not answer.
+        """
+        try:
+            info = await self.store.get(job_id)
+        except JobError:
+            if spec is None or ledger is None:
+                raise
+            info = None
+        made = info.spec if info is not None else spec
+        assert made is not None  # noqa: S101 - looked at above
+        collected = ledger
+        if collected is None and info is not None:
+            collected = await collected_of(self.store, info)
+        assert collected is not None  # noqa: S101 - looked at above
+        known = (checkpoint, info.input if info is not None else None)
+        size = self._window_of(made.tier, window)
+        judged = Judged(
+            docs,
+            job_id,
+            made.tier,
+            [one for one in known if one is not None and one.count],
+            collected,
+            max(2 * size.size, 2 * BATCH),
+        )
+        await judged.judge(accept=accept_changes)
+        begun = await judged.begin(self.store, made, written=ledger is not None)
+        job = Job(
+            self.store, job_id, made, ledger=collected, keep_s=self.settings.keep_jobs_s,
+        )  # fmt: skip
+        job.feed(judged.source, size, begun)
         self._jobs.append(job)
         return job
 
-    async def job(self, job_id: str) -> Job:
-        """A job submitted earlier, here or elsewhere.
+    async def job(self, job_id: str, *, ledger: Ledger | None = None) -> Job:
+        """A job submitted earlier, here or elsewhere; `ledger` holds what its output has.
 
         Raises:
             JobError: there is none of that id.
         """
         info = await self.store.get(job_id)
-        return Job(self.store, job_id, info.spec)
+        return Job(self.store, job_id, info.spec, ledger=ledger, keep_s=self.settings.keep_jobs_s)
 
     async def submitted(self) -> None:
         """Wait until the documents of every job have been submitted.
@@ -133,6 +213,11 @@ class Fanout:
             if job.feeding:
                 with suppress(Unavailable):  # Redis is away: there is nothing to tell it
                     await job.cancel()
+
+    def _window_of(self, tier: str, window: int | None) -> Window:
+        if window or self.settings.window:
+            return Window(window or self._window(tier))
+        return Window(self._window(tier), partial(self._raised, tier))
 
     def _window(self, tier: str) -> int:
         if self.settings.window:

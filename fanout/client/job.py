@@ -3,71 +3,81 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 import uuid
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Literal
 
 from fanout.aio import ended
-from fanout.client.documents import Doc, chunks, payload_of
-from fanout.inputs import BadRow
-from fanout.store import JobInfo, Store
-from fanout.wire import ErrorInfo, Item, JobSpec, Record, Timing
+from fanout.client.feeder import Begun, Feeder, Window
+from fanout.client.ledger import Ledger
+from fanout.client.source import Source
+from fanout.store import Checkpoint, JobInfo, Store
+from fanout.wire import Item, JobSpec, Record
 
-#: Items in one round trip to Redis.
-_BATCH = 500
-#: How often a full window is looked at again, in seconds.
-_WINDOW_POLL_S = 0.05
 #: How long one read waits for a record, in seconds.
 _READ_S = 0.5
 
 
 class Job:
-    """One submitted job."""
+    """One submitted job.
 
-    def __init__(self, store: Store, identity: str, spec: JobSpec) -> None:
+    Args:
+        store: where it is.
+        identity: its id.
+        spec: what its items share.
+        ledger: the records that are safe in its output.
+        keep_s: seconds after which Redis forgets it when it is done and collected.
+        broken: what becomes of it when reading its input fails.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        identity: str,
+        spec: JobSpec,
+        *,
+        ledger: Ledger | None = None,
+        keep_s: float | None = None,
+        broken: Literal["cancel", "pause"] = "cancel",
+    ) -> None:
         self.id = identity
         self.spec = spec
+        self.ledger = Ledger() if ledger is None else ledger
         self._store = store
-        self._feeder: asyncio.Task[None] | None = None
+        self._keep_s = keep_s
+        self._broken = broken
         self._collecting = False
+        self._feeder = Feeder(store, identity, spec, self.ledger, lambda: self._collecting)
+        self._feeding: asyncio.Task[None] | None = None
         #: Whether what ended the feeding has been raised to the user.
         self.told = False
 
     @property
     def feeding(self) -> bool:
         """Whether there are documents left to submit."""
-        return self._feeder is not None and not self._feeder.done()
+        return self._feeding is not None and not self._feeding.done()
 
-    def feed(
-        self,
-        docs: Iterable[Doc] | AsyncIterable[Doc],
-        window: int,
-        grows: Callable[[], Awaitable[int]] | None = None,
-    ) -> None:
-        """Start to submit `docs` in the background, at most `window` ahead of the settled ones.
+    @property
+    def outstanding(self) -> dict[int, Item]:
+        """Items submitted here whose records have not been collected, by ordinal."""
+        return self._feeder.outstanding
 
-        Args:
-            docs: read lazily.
-            window: items submitted and not settled.
-            grows: asked now and then for a window that may be larger.
-        """
-        feeding = self._feed(docs, window, grows)
-        self._feeder = asyncio.create_task(feeding, name=f"feed {self.id}")
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """How far the input has been handed over: no record of a later document can come."""
+        return self._feeder.checkpoint
+
+    def feed(self, source: Source, window: Window, begun: Begun | None = None) -> None:
+        """Start to submit what `source` gives in the background."""
+        feeding = self._feed(source, window, begun or Begun())
+        self._feeding = asyncio.create_task(feeding, name=f"feed {self.id}")
 
     async def submitted(self) -> None:
         """Wait until every document has been submitted; raises what reading them raised."""
-        if self._feeder is not None:
+        if self._feeding is not None:
             # Not awaited itself: a feeder that `cancel` ended must not cancel who waits here.
-            await asyncio.wait([self._feeder])
+            await asyncio.wait([self._feeding])
             self._raise_feeding_error()
 
     async def info(self) -> JobInfo:
@@ -75,9 +85,19 @@ class Job:
         return await self._store.get(self.id)
 
     async def cancel(self) -> None:
-        """End what has not started; what runs is left to finish."""
+        """End what has not started; what runs is left to finish. There is no way back."""
         await self._stop_feeding()
         await self._store.cancel(self.id)
+        if self._keep_s is not None:
+            await self._store.keep(self.id, self._keep_s)
+
+    async def pause(self) -> None:
+        """Stop, to go on later: what runs is left to finish, what has not started waits.
+
+        `Fanout.resume` goes on with it.
+        """
+        await self._stop_feeding()
+        await self._store.pause(self.id)
 
     async def records(self) -> AsyncIterator[Record]:
         """Every record, in the order in which items end. One reader a job.
@@ -89,21 +109,25 @@ class Job:
                 yield record
 
     async def batches(self, limit: int = 500) -> AsyncGenerator[Sequence[Record], None]:
-        """Records as they come, up to `limit` at a time.
+        """Records as they come, up to `limit` at a time, each ordinal once.
 
         Redis forgets a batch when the next one is asked for, so a collector that makes each batch
-        durable before it goes on loses nothing.
+        durable before it goes on loses nothing; and what its output holds already (`ledger`) does
+        not come again.
         """
         self._collecting = True
-        cursor = "0-0"
         try:
             while True:
                 self._raise_feeding_error()
-                batch = await self._store.read(self.id, cursor, limit, _READ_S)
+                # From the start: what has been collected is trimmed, and a store that comes back
+                # with older data holds again what it had forgotten.
+                batch = await self._store.read(self.id, "0-0", limit, _READ_S)
                 if batch.records:
-                    yield batch.records
-                    cursor = batch.last
-                    await self._store.trim(self.id, cursor)
+                    if new := self.ledger.new_of(batch.records):
+                        yield new
+                    async with self._feeder.agreeing:
+                        self._feeder.collected(new)
+                        await self._store.trim(self.id, batch.last)
                 if len(batch.records) < limit and await self._all_read():
                     await self.submitted()  # raises what ended the feeding, if that ended the job
                     return
@@ -113,89 +137,42 @@ class Job:
     async def wait(self) -> JobInfo:
         """Wait until every item has ended, leaving the records where they are."""
         await self.submitted()
-        while not (info := await self.info()).done:
+        while not (info := await self._feeder.info()).done:
             await asyncio.sleep(_READ_S)
         return info
 
     async def _all_read(self) -> bool:
-        return (await self.info()).done and not await self._store.unread(self.id)
+        info = await self._feeder.info()
+        # A paused job has no more to give once what was running has ended.
+        over = info.done or (info.state == "paused" and info.counts.open == 0)
+        if not over or await self._store.unread(self.id):
+            return False
+        if info.done and self._keep_s is not None:
+            await self._store.keep(self.id, self._keep_s)
+        return True
 
-    async def _feed(
-        self,
-        docs: Iterable[Doc] | AsyncIterable[Doc],
-        window: int,
-        grows: Callable[[], Awaitable[int]] | None,
-    ) -> None:
+    async def _feed(self, source: Source, window: Window, begun: Begun) -> None:
         try:
-            await self._submit_all(docs, window, grows)
+            await self._feeder.feed(source, window, begun)
         except Exception:
             # The rest will never come: without this the job would stay open for ever.
-            await self._store.cancel(self.id)
+            if self._broken == "cancel":
+                await self._store.cancel(self.id)
+            else:
+                await self._store.pause(self.id)
             raise
-        await self._store.seal(self.id)
-
-    async def _submit_all(
-        self,
-        docs: Iterable[Doc] | AsyncIterable[Doc],
-        window: int,
-        grows: Callable[[], Awaitable[int]] | None,
-    ) -> None:
-        ordinal = itertools.count()
-        # In pieces of the window: one piece as large as it would wait for the server to run empty.
-        async for chunk in chunks(docs, max(1, min(_BATCH, window // 4))):
-            room = window if grows is None else max(window, await grows())
-            if not await self._room(len(chunk), room):
-                return
-            items: list[Item] = []
-            for doc in chunk:
-                item = self._item_of(doc, next(ordinal))
-                if isinstance(item, Item):
-                    items.append(item)
-                else:
-                    await self._store.reject(self.id, item[0], item[1])
-            await self._store.submit(self.id, self.spec, items)
-
-    async def _room(self, coming: int, window: int) -> bool:
-        """Wait until the window has room; False when the job is cancelled meanwhile."""
-        while (info := await self.info()).state != "cancelled":
-            outstanding = info.counts.open
-            if self._collecting:
-                # Records nobody has written yet fill the memory of Redis just as items do.
-                outstanding += await self._store.unread(self.id)
-            if outstanding + coming <= window:
-                return True
-            await asyncio.sleep(_WINDOW_POLL_S)
-        return False
-
-    def _item_of(self, doc: Doc, ordinal: int) -> Item | tuple[int, Record]:
-        now = time.time()
-        if isinstance(doc, BadRow):
-            return ordinal, Record(
-                id=doc.id,
-                ordinal=ordinal,
-                status="skipped",
-                error=ErrorInfo(
-                    kind="input", message=f"{doc.source}: {doc.reason}", raw=doc.raw or None
-                ),
-                tier=self.spec.tier,
-                timing=Timing(finished_at=now),
-            )
-        identity, payload = payload_of(doc, ordinal)
-        return Item(id=identity, payload=payload, ordinal=ordinal, job=self.id, submitted_at=now)
 
     def _raise_feeding_error(self) -> None:
-        feeder = self._feeder
-        if feeder is None or not feeder.done() or feeder.cancelled():
+        feeding = self._feeding
+        if feeding is None or not feeding.done() or feeding.cancelled():
             return
-        if (error := feeder.exception()) is not None:
+        if (error := feeding.exception()) is not None:
             self.told = True
             raise error
 
     async def _stop_feeding(self) -> None:
-        feeder = self._feeder
-        if feeder is None or feeder.done():
-            return
-        await ended(feeder)
+        if self.feeding and self._feeding is not None:
+            await ended(self._feeding)
 
 
 def new_job_id() -> str:

@@ -40,7 +40,7 @@ def ordinals_in(bits: bytes | bytearray) -> set[int]:
 
 def zeros_below(bits: bytes | bytearray, count: int) -> set[int]:
     """The ordinals below `count` whose bits are not set."""
-    found = set()
+    found: set[int] = set()
     for place in range((count + 7) >> 3):
         byte = bits[place] if place < len(bits) else 0
         if byte != 255:

@@ -288,7 +288,8 @@ class RedisStore:
         upto: Checkpoint | None = None,
     ) -> None:
         messages = [message_of(item, spec.kind, spec.tier, results=spec.results) for item in items]
-        ordinals = sorted(e.ordinal for e in (*items, *rejected) if e.ordinal is not None)
+        given: list[Item | Record] = [*items, *rejected]
+        ordinals = sorted(each.ordinal for each in given if each.ordinal is not None)
         if not ordinals:
             return
         args: list[Any] = [ordinals[0], upto.count if upto else ordinals[-1] + 1]

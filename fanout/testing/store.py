@@ -33,7 +33,7 @@ class _Job:
     created_at: float
     state: JobState = "open"
     counts: Counter[str] = field(default_factory=Counter)
-    input: Checkpoint = Checkpoint()
+    input: Checkpoint = field(default_factory=Checkpoint)
     output: str | None = None
     settled: set[int] = field(default_factory=set)
     # Records as JSON with their serial numbers: what cannot be serialised fails here too.
@@ -113,7 +113,8 @@ class MemoryStore:
         if job not in self._jobs:
             raise Forgotten(f"there is no job {job}")
         known = self._jobs[job]
-        ordinals = sorted(e.ordinal for e in (*items, *rejected) if e.ordinal is not None)
+        given: list[Item | Record] = [*items, *rejected]
+        ordinals = sorted(each.ordinal for each in given if each.ordinal is not None)
         if not ordinals or known.input.count > ordinals[0]:
             return
         if upto and known.input.count < ordinals[0]:

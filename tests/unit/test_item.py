@@ -25,6 +25,7 @@ from fanout import (
     Task,
     Unavailable,
 )
+from fanout.store import Checkpoint
 from fanout.testing import Answer, Completion, FakeEndpoint, MemoryStore, faults
 from fanout.wire import Usage, sha256_of
 from fanout_workers import item as item_module
@@ -265,6 +266,53 @@ async def test_an_item_that_waits_for_a_permit_when_its_job_is_cancelled_is_not_
     assert (record.status, record.attempts) == ("cancelled", 0)
     assert bench.fake.requests == []
     assert bench.permits.in_flight() == {"spark": 0}
+
+
+@pytest.mark.parametrize("text", ["one", "one two"])
+async def test_an_item_that_waits_for_a_permit_when_its_job_is_paused_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr("fanout_workers.jobs._FRESH_S", -1.0)
+    bench = Bench(concurrency=1)
+    item = await bench.submit(text)
+    async with bench.permits.acquire():
+        running = asyncio.create_task(bench.run(item))
+        async with asyncio.timeout(10):
+            while not bench.permits.waiting:
+                await asyncio.sleep(0)
+        await bench.store.pause("j")
+        await bench.jobs.refresh()
+    with pytest.raises(item_module.Released):
+        await running
+    assert bench.fake.requests == []
+    info = await bench.store.get("j")
+    assert (info.state, info.counts.submitted, info.counts.settled) == ("paused", 0, 0)
+
+
+async def test_what_is_in_flight_when_its_job_is_paused_is_finished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fanout_workers.jobs._FRESH_S", -1.0)
+    bench = Bench([faults.BAD_GATEWAY, "ONE"])
+    bench.fake.hold()
+    running = asyncio.create_task(bench.run_one("one"))
+    await bench.fake.reached(1)
+    await bench.store.pause("j")
+    await bench.jobs.refresh()
+    bench.fake.release()
+    record = await running
+    assert (record.status, record.attempts) == ("ok", 2)
+
+
+async def test_an_item_of_a_job_that_goes_on_already_is_run_after_all() -> None:
+    bench = Bench()
+    item = await bench.submit("one")
+    await bench.store.pause("j")
+    await bench.jobs.task_of("j")
+    await bench.store.restore("j", (await bench.store.get("j")).spec, Checkpoint(1))
+    with pytest.raises(Stopping):
+        await bench.run(item)
+    assert (await bench.run(item)).status == "ok"
 
 
 async def test_what_waits_for_a_permit_when_the_worker_stops_is_not_sent() -> None:

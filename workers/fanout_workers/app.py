@@ -15,6 +15,7 @@ from fanout.queue import queue_of, task_name
 from fanout_workers import events
 from fanout_workers.attempts import Stopping
 from fanout_workers.intake import RESERVE, Intake
+from fanout_workers.item import Released
 from fanout_workers.pool import on_loop_start, on_loop_stop
 from fanout_workers.runtime import Runtime
 
@@ -95,6 +96,10 @@ def _register(app: Celery, runtime: Runtime, kind: str) -> None:
         item = Item.model_validate({"id": request.id, **fields})
         try:
             record = await runtime.runner.run(kind, item, params or {}, request.id)
+        except Released:
+            return (
+                None  # acknowledged, but not settled: whoever goes on with the job submits it anew
+            )
         except Stopping as stopping:
             raise Reject("this worker cannot run it now", requeue=True) from stopping
         except Unavailable as away:

@@ -34,6 +34,11 @@ from fanout_workers.outcomes import Outcomes
 
 log = logging.getLogger(__name__)
 
+
+class Released(Exception):
+    """The item's job is paused: the item waits in the client's hands, without a record."""
+
+
 #: Characters of the model's last reply kept in a record.
 _RAW_LIMIT = 16_000
 #: Seconds between two tries to write a record.
@@ -62,6 +67,7 @@ class ItemRunner:
 
         Raises:
             Stopping: the worker shuts down; the item is untouched and has to be run again.
+            Released: its job is paused; the message has served its purpose.
             Unavailable: Redis did not tell what the job is.
         """
         record = await self._record_of(kind, item, params, request_id)
@@ -87,7 +93,8 @@ class ItemRunner:
     ) -> Record:
         started = time.time()
         clock = time.monotonic()
-        effort = Effort(wanted=partial(self._wanted, item))
+        effort = Effort()
+        effort.wanted = partial(self._wanted, item, effort)
         watch = self._jobs.running(item.job) if item.job else nullcontext()
         task: Task | None = None
         result, error = Result(None), None
@@ -107,6 +114,7 @@ class ItemRunner:
                 raw=failure.raw[:_RAW_LIMIT] if failure.raw else None,
             )
         except Unwanted:
+            await self._unless_paused(item)
             return self._cancelled(item)
         except (Stopping, Unavailable):
             raise
@@ -118,8 +126,15 @@ class ItemRunner:
             error = ErrorInfo(kind="task", message=f"task kind {kind}: {bug!r}")
         return self._record(item, task, effort, result, error, started, time.monotonic() - clock)
 
-    def _wanted(self, item: Item) -> bool:
-        return item.job is None or self._jobs.wanted(item.job)
+    def _wanted(self, item: Item, effort: Effort) -> bool:
+        return item.job is None or self._jobs.wanted(item.job, fresh=effort.is_fresh())
+
+    async def _unless_paused(self, item: Item) -> None:
+        if item.job is None or item.ordinal is None or not self._jobs.wanted(item.job):
+            return
+        if await self._jobs.released(item.job, item.ordinal):
+            raise Released
+        raise Stopping  # the job goes on already: back into the queue
 
     async def _result_of(
         self, task: Task, raw_payload: Any, effort: Effort, request_id: str

@@ -58,10 +58,22 @@ class Jobs:
             if not self._running[job]:
                 del self._running[job]
 
-    def wanted(self, job: str) -> bool:
-        """Whether a `running` job has not been cancelled, as of about a second ago; at once."""
+    def wanted(self, job: str, *, fresh: bool = False) -> bool:
+        """Whether a `running` job has not been cancelled, as of about a second ago; at once.
+
+        An item that is `fresh`, of which nothing has been sent, is not wanted of a paused job.
+        """
         known = self._known.get(job)
-        return known is None or known.state != "cancelled"
+        unwanted = ("cancelled", "paused") if fresh else ("cancelled",)
+        return known is None or known.state not in unwanted
+
+    async def released(self, job: str, ordinal: int) -> bool:
+        """Whether a fresh item has been given back, because its job is paused now."""
+        known = self._known.get(job)
+        if known is None or known.state != "paused":
+            return False
+        known.checked_at = 0.0  # a job that goes on must not wait until this is old
+        return await self._store.release(job, ordinal)
 
     def open(self) -> None:
         """Begin to keep states up to date; not from an item, whose context would be kept."""
