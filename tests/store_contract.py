@@ -496,18 +496,24 @@ class StoreContract:
             while await store.workers():
                 await asyncio.sleep(0.01)
 
-    async def test_a_lost_message_is_queued_again_and_counted_once(self, store: Store) -> None:
+    async def test_whether_an_item_has_ended(self, store: Store) -> None:
         await store.create("j", SPEC)
-        batch = items("j", 0, 4)
-        await store.submit("j", SPEC, batch)
+        await store.submit("j", SPEC, items("j", 0, 3))
         await store.settle("j", 2, record(2))
-        assert await store.requeue("j", SPEC, batch[1:]) == 2
-        assert await store.queued("heavy") == 6
-        assert (await store.get("j")).counts == Counts(submitted=4, ok=1)
-        assert await store.requeue("nope", SPEC, items("nope", 0, 1)) == 0
-        assert await store.queued("heavy") == 6
         assert [await store.has_ended("j", n) for n in (1, 2, 9)] == [False, True, False]
         assert not await store.has_ended("nope", 2)
+
+    async def test_a_repeated_call_of_a_recovery_is_the_same_call(self, store: Store) -> None:
+        await store.restore("j", SPEC, Checkpoint(4), b"", {})
+        for _ in range(2):
+            assert await store.withdraw("j", [1, 2]) == {1, 2}
+        assert (await store.get("j")).counts == Counts(submitted=2)
+        for _ in range(2):
+            await store.resubmit("j", SPEC, items("j", 1, 2))
+        assert (await store.get("j")).counts == Counts(submitted=4)
+        await store.restore("j", SPEC, Checkpoint(4), b"", {})
+        assert await store.withdraw("j", [1, 2]) == {1, 2}
+        assert (await store.get("j")).counts == Counts(submitted=2)
 
     async def test_the_pulse_of_a_job(self, store: Store) -> None:
         gone = await store.pulse("j")

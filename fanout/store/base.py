@@ -282,12 +282,6 @@ class Store(Protocol):
     async def missing(self, job: str, tier: str, ordinals: Collection[int]) -> set[int]:
         """Those of the open items that are neither in the tier's queue nor with a worker."""
 
-    async def requeue(self, job: str, spec: JobSpec, items: Sequence[Item]) -> int:
-        """Queue items again whose messages are lost, marked; how many: ended ones are left out.
-
-        Nothing is counted: they are counted as submitted.
-        """
-
     async def pulse(self, job: str) -> Pulse:
         """What the store knows of a job, in one short call."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
@@ -29,8 +30,10 @@ _T = TypeVar("_T")
 #: The calls that wait. Each leaves the same when it is repeated after its reply was lost.
 _WAITING = frozenset({
     "get", "submit", "reject", "seal", "pause", "cancel", "state", "read", "trim", "unread",
-    "restore", "withdraw", "resubmit", "settled", "keep", "note_output", "endpoint",
+    "restore", "withdraw", "resubmit", "settled", "keep", "note_output", "endpoint", "missing",
 })  # fmt: skip
+#: Those of them that may take a while.
+_SLOW = frozenset({"missing"})
 
 #: Seconds between two tries: the first and the longest.
 _PAUSE_S = 0.1
@@ -86,15 +89,20 @@ class Patience:
         since = time.strftime("%H:%M:%S", time.localtime(self.away_since))
         return f"waiting for Redis since {since} ({duration(self.away_s)}): {self.problem}"
 
-    async def wait(self, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def wait(self, call: Callable[[], Awaitable[_T]], *, slow: bool = False) -> _T:
         """What `call` returns, tried again for as long as Redis is away.
+
+        Args:
+            call: one call to Redis, or, if `slow`, many.
+            slow: that it takes long says nothing.
 
         Raises:
             Unavailable: it refuses for good, or has been away for too long.
         """
         pause = _PAUSE_S
         while True:
-            silence = asyncio.get_running_loop().call_later(_SILENT_S, self._is_silent)
+            silent_s = math.inf if slow else _SILENT_S
+            silence = asyncio.get_running_loop().call_later(silent_s, self._is_silent)
             try:
                 result = await call()
             except Unavailable as error:
@@ -147,7 +155,7 @@ class _Patient:
             return call
 
         async def waiting(*args: Any, **kwargs: Any) -> Any:
-            return await self._patience.wait(lambda: call(*args, **kwargs))
+            return await self._patience.wait(lambda: call(*args, **kwargs), slow=name in _SLOW)
 
         setattr(self, name, waiting)  # made once
         return waiting

@@ -32,7 +32,7 @@ from fanout.store.base import (
     Restored,
     WorkerInfo,
 )
-from fanout.store.mending import Mending
+from fanout.store.checkup import Checkup
 from fanout.store.recovery import Recovery
 from fanout.store.settling import Ending, Settling
 from fanout.store.whereabouts import missing
@@ -201,7 +201,7 @@ class RedisStore:
         self._settle = client.register_script(_SETTLE)
         self._submit = client.register_script(_SUBMIT)
         self._recovery = Recovery(client)
-        self._mending = Mending(client)
+        self._checkup = Checkup(client)
         self._settling = Settling(self._end_all, linger_s)
 
     @classmethod
@@ -367,17 +367,13 @@ class RedisStore:
         with self._answering():
             return await missing(self._redis, job, tier, ordinals)
 
-    async def requeue(self, job: str, spec: JobSpec, items: Sequence[Item]) -> int:
-        with self._answering():
-            return await self._mending.requeue(job, spec, items)
-
     async def pulse(self, job: str) -> Pulse:
         with self._answering():
-            return await self._mending.pulse(job)
+            return await self._checkup.pulse(job)
 
     async def has_ended(self, job: str, ordinal: int) -> bool:
         with self._answering():
-            return await self._mending.has_ended(job, ordinal)
+            return await self._checkup.has_ended(job, ordinal)
 
     async def settled(self, job: str) -> bytes:
         with self._answering():
