@@ -496,13 +496,6 @@ class StoreContract:
             while await store.workers():
                 await asyncio.sleep(0.01)
 
-    async def test_whether_an_item_has_ended(self, store: Store) -> None:
-        await store.create("j", SPEC)
-        await store.submit("j", SPEC, items("j", 0, 3))
-        await store.settle("j", 2, record(2))
-        assert [await store.has_ended("j", n) for n in (1, 2, 9)] == [False, True, False]
-        assert not await store.has_ended("nope", 2)
-
     async def test_a_repeated_call_of_a_recovery_is_the_same_call(self, store: Store) -> None:
         await store.restore("j", SPEC, Checkpoint(4), b"", {})
         for _ in range(2):

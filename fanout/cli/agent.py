@@ -19,6 +19,7 @@ from fanout.client import Fanout, connect
 from fanout.errors import UsageError
 from fanout.report import Report
 from fanout.schemas import load_schema
+from fanout.stall.action import OnStall
 from fanout.wire import Record
 
 
@@ -43,6 +44,7 @@ def agent(
     tier: options.Tier = None,
     redis: options.Redis = None,
     overwrite: options.Overwrite = False,
+    on_stall: options.OnStall = "wait",
     quiet: options.Quiet = False,
 ) -> int:
     """Run sub-tasks at the same time and join their answers in the order of the tasks.
@@ -58,7 +60,15 @@ def agent(
     params = common | options.given(
         prompt=options.prompt_text(prompt), schema=load_schema(schema) if schema else None
     )
-    work = Work(kind="agent", docs=listed, params=params, tier=tier, total=len(listed), quiet=quiet)
+    work = Work(
+        kind="agent",
+        docs=listed,
+        params=params,
+        tier=tier,
+        total=len(listed),
+        quiet=quiet,
+        on_stall=OnStall.read(on_stall),
+    )
     report = Report()
     joined = aio.run(_agent(redis, work, merging, common, report))
     document = orjson.dumps(
@@ -93,6 +103,7 @@ async def _agent(
                 tier=work.tier,
                 total=1,
                 quiet=work.quiet,
+                on_stall=work.on_stall,
             )
             joined["merged"] = _outcome((await _collect(fo, last, report))["merge"])
         return joined

@@ -21,6 +21,7 @@ from fanout.inputs import count_hint, read_inputs
 from fanout.outputs import check_output, open_output
 from fanout.report import Report
 from fanout.schemas import load_schema
+from fanout.stall.action import OnStall
 
 
 def extract(
@@ -66,6 +67,7 @@ def extract(
     ] = None,
     results: options.Results = False,
     overwrite: options.Overwrite = False,
+    on_stall: options.OnStall = "wait",
     quiet: options.Quiet = False,
 ) -> int:
     """Extract JSON records from documents.
@@ -95,6 +97,7 @@ def extract(
         window=window,
         results=results,
         quiet=quiet,
+        on_stall=OnStall.read(on_stall),
         bar=output != "-",
     )
     report = aio.run(_extract(redis, work, output, overwrite=overwrite))

@@ -21,6 +21,7 @@ from fanout.client import Doc, connect
 from fanout.errors import UsageError
 from fanout.inputs import BadRow
 from fanout.report import Report
+from fanout.stall.action import OnStall
 from fanout.wire import Record
 
 Severity = Literal["error", "warning", "note"]
@@ -86,6 +87,7 @@ def review(
     tier: options.Tier = None,
     redis: options.Redis = None,
     overwrite: options.Overwrite = False,
+    on_stall: options.OnStall = "wait",
     quiet: options.Quiet = False,
 ) -> int:
     """Review source files, one request a file; findings go to stdout as path:line: severity: text.
@@ -107,6 +109,7 @@ def review(
         tier=tier,
         total=len(files),
         quiet=quiet,
+        on_stall=OnStall.read(on_stall),
     )
     records: list[Record] = []
     report = aio.run(_review(redis, work, records))

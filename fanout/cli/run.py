@@ -10,14 +10,19 @@ from typing import Any
 
 from fanout.cli.console import note, plain
 from fanout.cli.live import Live
+from fanout.cli.stalling import watched
 from fanout.client import Doc, Fanout, Job
 from fanout.errors import Unavailable
 from fanout.inputs import BadRow
 from fanout.report import Report
+from fanout.stall.action import WAIT, OnStall
 from fanout.wire import Record
 
 #: Rows that could not be read are named one by one up to here; all are in the output.
 _NAMED_ROWS = 20
+
+#: Seconds that Redis may take to be told of an end.
+_TOLD_S = 5.0
 
 #: Takes each batch of records and makes it durable before it returns.
 Sink = Callable[[Sequence[Record]], None]
@@ -37,6 +42,7 @@ class Work:
         results: also keep records in Celery's result backend.
         quiet: show no progress.
         bar: show a moving bar; not beside data that goes to the same terminal.
+        on_stall: what to do when no record comes for too long.
     """
 
     kind: str
@@ -48,6 +54,7 @@ class Work:
     results: bool = False
     quiet: bool = False
     bar: bool = True
+    on_stall: OnStall = WAIT
 
 
 async def run(fo: Fanout, work: Work, sink: Sink) -> Report:
@@ -70,8 +77,8 @@ async def run(fo: Fanout, work: Work, sink: Sink) -> Report:
     report = Report()
     live = Live(fo.store, job, report, total=work.total, quiet=work.quiet, bar=work.bar)
     try:
-        async with live:
-            async for batch in job.batches():
+        async with live, watched(fo, job, live, work.on_stall) as watch:
+            async for batch in watch.batches():
                 # Writing waits for the disk; the feeder and the display go on meanwhile.
                 await asyncio.to_thread(sink, batch)
                 report.add(batch)
@@ -127,7 +134,8 @@ def _telling_bad_rows(docs: Iterable[Doc], quiet: bool) -> Iterable[Doc]:
 async def _cancel(job: Job) -> None:
     async def told() -> None:
         # In here, because a second interruption leaves nobody outside to hear of it.
-        with suppress(Unavailable):  # Redis is away: there is nothing to tell it
-            await job.cancel()
+        with suppress(Unavailable, TimeoutError):  # Redis is away: there is nothing to tell it
+            async with asyncio.timeout(_TOLD_S):
+                await job.cancel()
 
     await asyncio.shield(told())

@@ -47,6 +47,10 @@ class OnStall:
         return cls(command=words)
 
 
+#: What a command does unless it is told otherwise.
+WAIT = OnStall()
+
+
 class Hook:
     """Runs the user's command beside the job, once a stall.
 

@@ -84,7 +84,8 @@ class StallWatch:
     Args:
         fo: the client.
         job: a job of it.
-        on_stall: told when a stall begins, and again after each doubling of its length.
+        on_stall: told when a stall begins, when its cause becomes another one, and after each
+            doubling of its length.
         on_end: told of the seconds of silence when records come again.
         stop: end the block with `Stalled` when a stall begins.
     """
@@ -112,6 +113,8 @@ class StallWatch:
         self._taken = 0
         self._looked_at = 0.0
         self._tell_at = 0.0
+        self._told_at = 0.0
+        self._told_where = ""
         self._stopped = False
         self._watcher: asyncio.Task[None] | None = None
         self._owner: asyncio.Task[object] | None = None
@@ -213,11 +216,12 @@ class StallWatch:
         if quiet_s < (self._least_s if cause.certain else allowed_s):
             return
         told = self.stall.told if self.stall else 0
-        is_due = now >= self._tell_at
+        is_new = cause.where != self._told_where and now >= self._told_at + self._least_s
+        is_due = is_new or now >= self._tell_at
         self.stall = Stall(self._job.id, quiet_s, known, cause, expected, told + is_due)
         if not is_due:
             return
-        self._tell_at = now + quiet_s
+        self._told_at, self._told_where, self._tell_at = now, cause.where, now + quiet_s
         if self._on_stall is not None:
             answer = self._on_stall(self.stall)
             if answer is not None:

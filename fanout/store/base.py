@@ -285,9 +285,6 @@ class Store(Protocol):
     async def pulse(self, job: str) -> Pulse:
         """What the store knows of a job, in one short call."""
 
-    async def has_ended(self, job: str, ordinal: int) -> bool:
-        """Whether an item has ended."""
-
     async def settled(self, job: str) -> bytes:
         """Bitmap of the ordinals that have ended, as in `Restored`."""
 

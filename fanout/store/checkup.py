@@ -43,7 +43,3 @@ class Checkup:
         count, submitted, *ended = (int(figure or 0) for figure in figures)
         known = cast(JobState, state.decode()) if state else None
         return Pulse(run, known, count, submitted, sum(ended))
-
-    async def has_ended(self, job: str, ordinal: int) -> bool:
-        """As `Store.has_ended`."""
-        return bool(await self._redis.getbit(keys.settled(job), ordinal))

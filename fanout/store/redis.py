@@ -371,10 +371,6 @@ class RedisStore:
         with self._answering():
             return await self._checkup.pulse(job)
 
-    async def has_ended(self, job: str, ordinal: int) -> bool:
-        with self._answering():
-            return await self._checkup.has_ended(job, ordinal)
-
     async def settled(self, job: str) -> bytes:
         with self._answering():
             return await self._redis.get(keys.settled(job)) or b""

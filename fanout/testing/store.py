@@ -234,9 +234,6 @@ class MemoryStore:
         known, counts = self._jobs[job], (await self.get(job)).counts
         return Pulse(None, known.state, known.input.count, counts.submitted, counts.settled)
 
-    async def has_ended(self, job: str, ordinal: int) -> bool:
-        return job in self._jobs and ordinal in self._jobs[job].settled
-
     async def settled(self, job: str) -> bytes:
         return bits_of(self._jobs[job].settled) if job in self._jobs else b""
 
