@@ -36,6 +36,8 @@ _COMMANDS = {
     "status": ("jobs:status", "Show jobs with their counts."),
     "results": ("jobs:results", "Write the records of a job."),
     "cancel": ("jobs:cancel", "End what has not started."),
+    "retry": ("retry:retry", "Do again what has failed."),
+    "verify": ("verify:verify", "Check that an output is whole."),
     "up": ("stack:up", "Start everything that is not configured."),
     "worker": ("stack:worker", "Run one worker process."),
     "flower": ("stack:flower", "Run Flower with fanout's columns."),

@@ -13,8 +13,9 @@ from fanout.cli import options
 from fanout.cli.console import stderr
 from fanout.cli.exits import Exit
 from fanout.cli.files import check_free, write_whole
-from fanout.cli.run import Work, run
+from fanout.cli.run import run
 from fanout.cli.summary import figures, summary
+from fanout.cli.work import Work
 from fanout.client import Fanout, connect
 from fanout.errors import UsageError
 from fanout.report import Report
@@ -88,7 +89,7 @@ async def _agent(
 ) -> dict[str, Any]:
     async with connect(redis) as fo:
         records = await _collect(fo, work, report)
-        order = [doc["id"] for doc in work.docs if isinstance(doc, dict)]
+        order = [doc["id"] for doc in work.opened() if isinstance(doc, dict)]
         outcomes = [_outcome(records[identity]) for identity in order]
         joined: dict[str, Any] = {"outcomes": outcomes}
         if merging is not None:

@@ -15,8 +15,9 @@ from fanout.cli import options
 from fanout.cli.console import plain, stderr
 from fanout.cli.exits import Exit
 from fanout.cli.files import check_free, write_whole
-from fanout.cli.run import Work, run
+from fanout.cli.run import run
 from fanout.cli.summary import figures, summary
+from fanout.cli.work import Work
 from fanout.client import Doc, connect
 from fanout.errors import UsageError
 from fanout.inputs import BadRow

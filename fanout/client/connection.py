@@ -104,6 +104,7 @@ class Fanout:
         job_id: str | None = None,
         window: int | None = None,
         results: bool = False,
+        ledger: Ledger | None = None,
         **params: Any,
     ) -> Job:
         """Start a job and feed it in the background; returns at once.
@@ -115,6 +116,7 @@ class Fanout:
             job_id: a new job's id; made up when not given.
             window: items submitted and not yet collected, at most.
             results: also keep each record in Celery's result backend.
+            ledger: takes in what is collected; empty.
             params: the task kind's parameters, such as `schema` and `prompt`.
 
         Raises:
@@ -126,7 +128,14 @@ class Fanout:
             raise UsageError("the window holds at least one item")
         identity = job_id or new_job_id()
         await self.store.create(identity, spec)
-        job = Job(self.store, identity, spec, keep_s=self.settings.keep_jobs_s, tell=self._say)
+        job = Job(
+            self.store,
+            identity,
+            spec,
+            ledger=ledger,
+            keep_s=self.settings.keep_jobs_s,
+            tell=self._say,
+        )
         job.feed(Source(docs, identity, spec.tier), self._window_of(spec.tier, window))
         self._jobs.append(job)
         return job
