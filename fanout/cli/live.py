@@ -132,7 +132,8 @@ class Live:
         grid.add_row(bar, *self._cells())
         outer = Table.grid()
         outer.add_row(grid)
-        for problem in (*map(plain, self.troubles()), *self._problems()):
+        # What the command has found out says more than what is seen here.
+        for problem in [plain(trouble) for trouble in self.troubles()] or self._problems():
             outer.add_row(Text(problem, style="yellow"))
         return outer
 

@@ -249,7 +249,7 @@ def _of_servers(sight: Sight) -> Iterator[Cause]:
 
 
 def _silence(sight: Sight) -> str:
-    gone = _named({name: f"for {duration(s)}" for name, s in sight.silent.items()})
+    gone = _named({name: f"for at least {duration(s)}" for name, s in sight.silent.items()})
     return (
         f"nothing has been heard of worker {gone}: it has ended, was stopped or hangs, or its "
         "machine is gone"

@@ -35,7 +35,7 @@ _PAGE_BYTES = 2**20
 _ITEMS = 500
 #: Messages at each end of a list that the last look takes in, and messages with workers up to which
 #: there is one: it is a single step of Redis.
-_ENDS = 500
+_ENDS = 200
 _MOST_HELD = 10_000
 
 # The id is looked for as text: a message's body, base64 and maybe long, is skipped that way and

@@ -37,7 +37,7 @@ def spark(**changes: object) -> list[ServerSight]:
         (
             {"workers": [], "silent": {"w1@a": 35.0}},
             "worker",
-            "nothing has been heard of worker w1@a for 0:35",
+            "nothing has been heard of worker w1@a for at least 0:35",
         ),
         ({"workers": [replace(WELL, kinds=("review",))]}, "kind", "task kind 'extract'"),
         (
@@ -56,7 +56,7 @@ def spark(**changes: object) -> list[ServerSight]:
             "held",
             "N is held by others: w9@c/1 5, w8@c/2 3",
         ),
-        ({"silent": {"w2@b": 35.0}}, "worker", "worker w2@b for 0:35: it has ended"),
+        ({"silent": {"w2@b": 35.0}}, "worker", "worker w2@b for at least 0:35: it has ended"),
         ({"queued": 1204}, "queue", "w1@a says it is well but takes nothing from the queue"),
     ],
 )
