@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: Tries of one call before `Patience` takes over: enough for a connection that has been closed.
 _RETRIES = 3
+#: Seconds that Redis may take to be told of an end.
+_TOLD_S = 5.0
 
 
 @asynccontextmanager
@@ -251,8 +253,10 @@ class Fanout:
         """Cancel the jobs of this client whose documents have not all been submitted."""
         for job in self._jobs:
             if job.feeding:
-                with suppress(Unavailable):  # Redis is away: there is nothing to tell it
-                    await job.cancel()
+                # Redis is away: there is nothing to tell it, and who leaves does not wait for it.
+                with suppress(Unavailable, TimeoutError):
+                    async with asyncio.timeout(_TOLD_S):
+                        await job.cancel()
 
     def _say(self, words: str) -> None:
         self.tell(words)

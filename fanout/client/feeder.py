@@ -145,7 +145,7 @@ class Feeder:
         """Tell a store that came back with older data, or with none, what it has to know."""
         async with self.agreeing:
             if not await self._agrees():  # else somebody else has seen to it meanwhile
-                await self._mend(f"Redis has lost the last of job {self._job}")
+                await self._mend(f"Redis has lost a part of job {self._job}")
 
     async def mend(self, loss: str) -> None:
         """Make the store agree with what is known here, and submit again what is nowhere.

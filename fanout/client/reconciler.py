@@ -115,7 +115,7 @@ class Reconciler:
         if pulse.state is None:
             return f"Redis does not know job {self._job} any more"
         if pulse.next < submitted or pulse.settled < collected:
-            return f"Redis has lost the last of job {self._job}"
+            return f"Redis has lost a part of job {self._job}"
         if self._run is not None and pulse.run not in (None, self._run):
             return "Redis has started anew"
         return None

@@ -10,10 +10,13 @@ import pytest
 from fakeredis import FakeAsyncRedis
 from redis import exceptions
 
+from fanout import Endpoint, Fanout, Settings
+from fanout.client import connection
 from fanout.errors import Unavailable
 from fanout.store import RedisStore, Store, patience
 from fanout.store.patience import Patience, passes, patient
 from tests.store_contract import SPEC, items
+from tests.unit.test_client import Echo
 
 pytestmark = pytest.mark.anyio
 
@@ -150,3 +153,18 @@ async def test_what_passes_by_itself(cause: BaseException | None, may_pass: bool
         await made.wait(refused)
     assert (caught.value is error) is not may_pass
     assert bool(told) is may_pass
+
+
+async def test_who_leaves_does_not_wait_for_redis(
+    server: fakeredis.FakeServer, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_TOLD_S", 0.05)
+    settings = Settings(endpoint={"s": Endpoint(url="http://s", tier="heavy")})
+    made, _ = waiting()
+    fo = Fanout(settings, patient(store, made), store, made)
+    job = await fo.submit(Echo, map(str, range(5000)), window=10)
+    server.connected = False
+    async with asyncio.timeout(30):
+        await fo.abandon()
+    assert not job.feeding
+    assert made.away_since is not None

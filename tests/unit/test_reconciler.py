@@ -106,12 +106,12 @@ async def test_a_job_that_is_gone(bench: Bench) -> None:
 
 async def test_a_lost_submission(bench: Bench) -> None:
     bench.client.submitted = Checkpoint(5)
-    assert await bench.look() == ["Redis has lost the last of job j"]
+    assert await bench.look() == ["Redis has lost a part of job j"]
 
 
 async def test_a_lost_end(bench: Bench) -> None:
     bench.client.ledger.add(2, "ok")
-    assert await bench.look() == ["Redis has lost the last of job j"]
+    assert await bench.look() == ["Redis has lost a part of job j"]
 
 
 async def test_a_repair_comes_again_until_it_helps_but_not_at_once(bench: Bench) -> None:
