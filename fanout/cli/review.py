@@ -13,10 +13,11 @@ from cyclopts import Parameter
 from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import plain, stderr
+from fanout.cli.document import document_target, run_for_document, said_finished
 from fanout.cli.exits import Exit
-from fanout.cli.files import check_free, write_whole
-from fanout.cli.run import run
+from fanout.cli.files import write_whole
 from fanout.cli.summary import figures, summary
+from fanout.cli.target import Target
 from fanout.cli.work import Work
 from fanout.client import Doc, connect
 from fanout.errors import UsageError
@@ -88,20 +89,26 @@ def review(
     tier: options.Tier = None,
     redis: options.Redis = None,
     overwrite: options.Overwrite = False,
+    accept_changes: options.AcceptChanges = False,
     on_stall: options.OnStall = "wait",
     quiet: options.Quiet = False,
 ) -> int:
     """Review source files, one request a file; findings go to stdout as path:line: severity: text.
 
+    With an output, a run that was interrupted or killed goes on when the same command is given
+    again.
+
     Example: fanout review src/ -o findings.json --fail-on error
     """
-    check_free(output, overwrite=overwrite)
     files = sorted(set(_files(paths, include or SOURCES, exclude)))
     if not files:
         raise UsageError(f"nothing to review in {', '.join(paths)}")
+    inputs = [path.as_posix() for path in files]
+    if (said := said_finished(output, inputs, overwrite=overwrite)) is not None:
+        return said
     work = Work(
         kind="review",
-        docs=_documents(files),
+        docs=lambda: _documents(files),
         params=options.given(
             prompt=options.prompt_text(prompt),
             max_tokens=max_tokens,
@@ -111,25 +118,30 @@ def review(
         total=len(files),
         quiet=quiet,
         on_stall=OnStall.read(on_stall),
+        inputs=inputs,
+        accept_changes=accept_changes,
     )
-    records: list[Record] = []
-    report = aio.run(_review(redis, work, records))
-    findings = _findings(records)
-    if output is not None:
-        write_whole(output, _json(findings, records, report))
+    with document_target(output, overwrite=overwrite) as target:
+        report, clean, records = aio.run(_review(redis, work, target))
+        findings = _findings(records)
+        if output is not None and target is not None:
+            document = _json(findings, records, report)
+            target.put(lambda: write_whole(output, document))
     for finding in findings:
         print(_line(finding))  # noqa: T201 - the findings are this command's data
     if not quiet:
         stderr.print(summary(report))
-    if not report.clean:
+    if not clean:
         return Exit.NOT_OK
     worst = max((_RANK[finding["severity"]] for finding in findings), default=0)
     return Exit.NOT_OK if fail_on and worst >= _RANK[fail_on] else Exit.CLEAN
 
 
-async def _review(redis: str | None, work: Work, records: list[Record]) -> Report:
+async def _review(
+    redis: str | None, work: Work, target: Target | None
+) -> tuple[Report, bool, list[Record]]:
     async with connect(redis) as fo:
-        return await run(fo, work, records.extend)
+        return await run_for_document(fo, work, target)
 
 
 def _files(paths: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> Iterator[Path]:

@@ -74,7 +74,7 @@ async def run_into(fo: Fanout, work: Work, target: Target) -> tuple[Report, bool
     job = await begun(fo, work, spec, target)
     report = Report()
     try:
-        await fo.store.note_output(job.id, target.path)
+        await fo.store.note_output(job.id, target.where)
         await _collect(fo, job, work, lambda batch: target.write(batch, job.checkpoint), report)
     except OutputClosed:
         await _told(job.cancel)  # who reads standard output has had enough
@@ -108,12 +108,13 @@ async def _collect(fo: Fanout, job: Job, work: Work, sink: Sink, report: Report)
     live = Live(fo.store, job, report, total=total, quiet=work.quiet, bar=work.bar)
     async with live, watched(fo, job, live, work.on_stall) as watch:
         async for batch in watch.batches():
-            await _written(sink, batch)
+            await written(sink, batch)
             report.add(batch)
             live.refresh()
 
 
-async def _written(sink: Sink, batch: Sequence[Record]) -> None:
+async def written(sink: Sink, batch: Sequence[Record]) -> None:
+    """Hand a batch to `sink` in a thread, and return when it is durable."""
     # Writing waits for the disk; the feeder and the display go on meanwhile. An interruption waits
     # for it: the output must not be closed under the thread that writes it.
     writing = asyncio.ensure_future(asyncio.to_thread(sink, batch))

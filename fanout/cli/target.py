@@ -60,7 +60,11 @@ class Target:
             self.file = found
         elif os.path.exists(path) and os.path.getsize(path):
             raise UsageError(f"{path} exists already: --overwrite replaces it")
-        self._writer = open_output(self.records, append=not overwrite, overwrite=overwrite)
+        # What a job of which nothing else is left may have gathered is in nobody's way.
+        replaces = overwrite or (self.file is None and self.records != path)
+        is_empty = os.path.exists(self.records) and not os.path.getsize(self.records)
+        continues = not replaces and (self.file is not None or is_empty)
+        self._writer = open_output(self.records, append=continues, overwrite=replaces)
         try:
             if self.file is not None:
                 if drop:
@@ -103,6 +107,11 @@ class Target:
         return ledger
 
     @property
+    def where(self) -> str:
+        """The output as others find it."""
+        return self.path if self.path == "-" else os.path.abspath(self.path)
+
+    @property
     def is_resumable(self) -> bool:
         """Whether the same command can go on later."""
         return self.path != "-"
@@ -130,22 +139,17 @@ class Target:
     def complete(self, upto: Checkpoint, *, cancelled: bool) -> None:
         """Close the output and say in the job file that it is complete."""
         self._writer.close()
-        if self.file is not None and self.ledger is not None and self.records == self.path:
-            self._say_complete(upto, cancelled=cancelled)
-
-    def _say_complete(self, upto: Checkpoint, *, cancelled: bool) -> None:
-        assert self.file is not None  # noqa: S101 - the caller's
-        assert self.ledger is not None  # noqa: S101 - the caller's
-        if upto.count:
-            self.file.reached(upto, self.ledger.counts)
-        self.file.state = "cancelled" if cancelled else "complete"
+        if self.file is None or self.ledger is None:
+            return
+        self.file.reached(max(upto, self.file.checkpoint, key=_count), self.ledger.counts)
+        if self.records == self.path:
+            self.file.state = "cancelled" if cancelled else "complete"
         self.file.save(self.path)
 
     def put(self, write_document: Callable[[], None]) -> None:
         """Put a document in the place of the records: written, then said, then they go."""
         write_document()
-        if self.file is not None and self.ledger is not None:
-            self.file.counts = {k: n for k, n in self.ledger.counts.items() if n}
+        if self.file is not None:
             self.file.state = "complete"
             self.file.save(self.path)
         if self.records != self.path:
@@ -177,6 +181,10 @@ class Target:
                     f"document {ordinal + 1:,} has now: --overwrite begins anew"
                 )
             yield doc
+
+
+def _count(checkpoint: Checkpoint) -> int:
+    return checkpoint.count
 
 
 def records_beside(output: str) -> str:

@@ -124,6 +124,7 @@ def _figures(audit: Audit) -> dict[str, Any]:
         "holds": audit.holds,
         "submitted": audit.submitted,
         "records": audit.records,
+        "elsewhere": audit.elsewhere,
         "by_status": {status: audit.counts[status] for status in STATUSES},
         "compared_with": audit.judge,
         "documents_compared": audit.compared,
@@ -141,6 +142,8 @@ def _table(audit: Audit) -> Table:
     counts = "   ".join(f"{audit.counts[s]:,} {s}" for s in STATUSES if audit.counts[s])
     table.add_row("submitted", f"{audit.submitted:,}   (by {audit.judge})")
     table.add_row("records", f"{audit.records:,}   {counts}")
+    if audit.elsewhere:
+        table.add_row("elsewhere", f"{audit.elsewhere:,} records were written to another output")
     compared = "not compared" if audit.compared is None else f"{audit.compared:,} documents"
     table.add_row("input", compared)
     for name, trouble in audit.troubles.items():

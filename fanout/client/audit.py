@@ -50,6 +50,8 @@ class Audit:
     def __init__(self, output: str, elsewhere: Ledger | None = None) -> None:
         self.output = output
         self.records = 0
+        #: Records that are in another output.
+        self.elsewhere = elsewhere.counts.total() if elsewhere else 0
         self.counts: Counter[str] = Counter(elsewhere.counts if elsewhere else ())
         self.troubles: dict[str, Trouble] = {}
         #: Where the submitted number and the counts come from.

@@ -10,7 +10,7 @@ It answers what its prompts ask for; a document that holds one of these words ge
     SLOW        its answer after 50 ms
     HANGS       no answer until /release is asked for
 
-`/stats` tells how many requests it had in flight at most.
+`/stats` tells how many requests it had in flight at most, and how many it was asked in all.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _reply(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     }
 
 
-_in_flight = {"now": 0, "max": 0}
+_in_flight = {"now": 0, "max": 0, "asked": 0}
 _released = asyncio.Event()
 
 
@@ -80,6 +80,7 @@ async def _stats(_: web.Request) -> web.Response:
 
 async def _chat(request: web.Request) -> web.Response:
     _in_flight["now"] += 1
+    _in_flight["asked"] += 1
     _in_flight["max"] = max(_in_flight["max"], _in_flight["now"])
     try:
         return await _answer(request)
