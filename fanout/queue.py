@@ -21,6 +21,10 @@ from fanout.wire import Item
 #: Namespace of the deterministic task ids.
 _NAMESPACE = uuid.UUID("6f1b2c2e-6d52-5b7b-9d43-0c3f7a1f0d11")
 
+#: Header of a message that was sent again because the first one seemed to be lost: its item may
+#: have ended meanwhile, or may run.
+RESUBMITTED = "x-resubmitted"
+
 _ORIGIN = f"{os.getpid()}@{socket.gethostname()}"
 
 
@@ -44,7 +48,9 @@ def kwargs_of(item: Item) -> dict[str, Any]:
     return item.model_dump(exclude_none=True)
 
 
-def message_of(item: Item, kind: str, tier: str, *, results: bool = False) -> bytes:
+def message_of(
+    item: Item, kind: str, tier: str, *, results: bool = False, resubmitted: bool = False
+) -> bytes:
     """An item of a job as the JSON that a Redis queue of Celery holds.
 
     Args:
@@ -52,6 +58,7 @@ def message_of(item: Item, kind: str, tier: str, *, results: bool = False) -> by
         kind: the task kind's name.
         tier: names the queue.
         results: whether Celery's result backend shall keep what the task returns.
+        resubmitted: marks it with the header `RESUBMITTED`.
     """
     if item.job is None or item.ordinal is None:
         raise ValueError("only an item of a job has a deterministic task id")
@@ -86,6 +93,7 @@ def message_of(item: Item, kind: str, tier: str, *, results: bool = False) -> by
                 "replaced_task_nesting": 0,
                 "stamped_headers": None,
                 "stamps": {},
+                **({RESUBMITTED: True} if resubmitted else {}),
             },
             "properties": {
                 "correlation_id": identity,

@@ -201,6 +201,8 @@ class Settings(BaseSettings):
             goes faster, at the simulator.
         redeliver_after_s: seconds of silence after which a worker's items are handed out again; no
             limit for how long a request may take.
+        wait_for_redis_s: seconds for which a client under way waits for a Redis that is away.
+        stall_after_s: seconds without a record that are nothing special, whatever the work.
         keep_jobs_s: seconds for which Redis keeps a job that was cancelled, or that is done and all
             of whose records have been written.
         flower: address of a running Flower, as `fanout up` leaves it.
@@ -219,6 +221,8 @@ class Settings(BaseSettings):
     window: PositiveInt | None = None
     auto_poll_s: PositiveFloat = 5.0
     redeliver_after_s: Annotated[float, Field(ge=3)] = 120.0
+    wait_for_redis_s: PositiveFloat = 3600.0
+    stall_after_s: PositiveFloat = 30.0
     keep_jobs_s: PositiveFloat = 7 * 86_400.0
     flower: str | None = None
 

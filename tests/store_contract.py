@@ -495,3 +495,27 @@ class StoreContract:
         async with asyncio.timeout(DEADLINE_S):
             while await store.workers():
                 await asyncio.sleep(0.01)
+
+    async def test_a_repeated_call_of_a_recovery_is_the_same_call(self, store: Store) -> None:
+        await store.restore("j", SPEC, Checkpoint(4), b"", {})
+        for _ in range(2):
+            assert await store.withdraw("j", [1, 2]) == {1, 2}
+        assert (await store.get("j")).counts == Counts(submitted=2)
+        for _ in range(2):
+            await store.resubmit("j", SPEC, items("j", 1, 2))
+        assert (await store.get("j")).counts == Counts(submitted=4)
+        await store.restore("j", SPEC, Checkpoint(4), b"", {})
+        assert await store.withdraw("j", [1, 2]) == {1, 2}
+        assert (await store.get("j")).counts == Counts(submitted=2)
+
+    async def test_the_pulse_of_a_job(self, store: Store) -> None:
+        gone = await store.pulse("j")
+        assert (gone.state, gone.next, gone.submitted, gone.settled) == (None, 0, 0, 0)
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 3), upto=Checkpoint(3, "d"))
+        await store.settle("j", 0, record(0))
+        await store.settle("j", 1, record(1, "failed"))
+        await store.seal("j")
+        pulse = await store.pulse("j")
+        assert (pulse.state, pulse.next, pulse.submitted, pulse.settled) == ("sealed", 3, 3, 2)
+        assert pulse.run == gone.run

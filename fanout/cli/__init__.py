@@ -18,7 +18,7 @@ from cyclopts.exceptions import UnknownCommandError
 from fanout import __version__
 from fanout.cli.console import complain
 from fanout.cli.exits import Exit
-from fanout.errors import FanoutError
+from fanout.errors import FanoutError, Stalled
 from fanout.outputs import OutputClosed
 
 app = App(
@@ -72,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.USAGE
     except OutputClosed:
         return Exit.INCOMPLETE  # the reader of stdout has left: nothing is wrong, nobody to tell
+    except Stalled as error:
+        complain(str(error))
+        return Exit.INCOMPLETE
     except FanoutError as error:
         complain(str(error))
         return Exit.USAGE

@@ -22,6 +22,7 @@ from fanout.client import Fanout, connect
 from fanout.errors import UsageError
 from fanout.report import Report
 from fanout.schemas import load_schema
+from fanout.stall.action import OnStall
 from fanout.wire import Record
 
 
@@ -47,6 +48,7 @@ def agent(
     redis: options.Redis = None,
     overwrite: options.Overwrite = False,
     accept_changes: options.AcceptChanges = False,
+    on_stall: options.OnStall = "wait",
     quiet: options.Quiet = False,
 ) -> int:
     """Run sub-tasks at the same time and join their answers in the order of the tasks.
@@ -71,6 +73,7 @@ def agent(
         tier=tier,
         total=len(listed),
         quiet=quiet,
+        on_stall=OnStall.read(on_stall),
         inputs=[str(tasks)],
         accept_changes=accept_changes,
     )
@@ -122,6 +125,7 @@ async def _merged(
         tier=work.tier,
         total=1,
         quiet=work.quiet,
+        on_stall=work.on_stall,
     )
     records: list[Record] = []
     report = await run(fo, last, records.extend)

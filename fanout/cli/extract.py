@@ -22,6 +22,7 @@ from fanout.errors import UsageError
 from fanout.inputs import count_hint, read_inputs
 from fanout.report import Report
 from fanout.schemas import load_schema
+from fanout.stall.action import OnStall
 
 
 def extract(
@@ -69,6 +70,7 @@ def extract(
     overwrite: options.Overwrite = False,
     resume: options.Resume = None,
     accept_changes: options.AcceptChanges = False,
+    on_stall: options.OnStall = "wait",
     quiet: options.Quiet = False,
 ) -> int:
     """Extract JSON records from documents.
@@ -106,6 +108,7 @@ def extract(
         window=window,
         results=results,
         quiet=quiet,
+        on_stall=OnStall.read(on_stall),
         bar=output != "-",
         inputs=inputs,
         reading=reading,

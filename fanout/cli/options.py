@@ -53,6 +53,13 @@ Results = Annotated[
     bool,
     Parameter(negative="", help="Also keep each record in Celery's result backend for a day."),
 ]
+OnStall = Annotated[
+    str,
+    Parameter(
+        help="When no record comes for too long: wait (and say why), exit (pause the job), or a "
+        "command to run; see docs/stalls.md."
+    ),
+]
 
 
 def prompt_text(prompt: str | None) -> str | None:

@@ -13,6 +13,7 @@ from fanout.cli.extract import documents, extract_into
 from fanout.cli.work import Work
 from fanout.client.jobfile import JobFile
 from fanout.errors import UsageError
+from fanout.stall.action import OnStall
 
 #: What is done again; a skipped row is as it is, and a cancelled job is final.
 _FAILED = ("failed", "invalid")
@@ -29,6 +30,7 @@ def retry(
         int | None, Parameter(help="Items submitted ahead of what is written; default: 4 x N.")
     ] = None,
     redis: options.Redis = None,
+    on_stall: options.OnStall = "wait",
     quiet: options.Quiet = False,
 ) -> int:
     """Do the failed items of a job again; their records in the output are replaced.
@@ -66,6 +68,7 @@ def retry(
         results=file.spec.results,
         quiet=quiet,
         bar=output != "-",
+        on_stall=OnStall.read(on_stall),
         inputs=paths,
         reading=file.reading,
     )

@@ -24,6 +24,7 @@ from fanout.client import Doc, connect
 from fanout.errors import UsageError
 from fanout.inputs import BadRow, leads_out
 from fanout.report import Report
+from fanout.stall.action import OnStall
 from fanout.wire import Record
 
 Severity = Literal["error", "warning", "note"]
@@ -90,6 +91,7 @@ def review(
     redis: options.Redis = None,
     overwrite: options.Overwrite = False,
     accept_changes: options.AcceptChanges = False,
+    on_stall: options.OnStall = "wait",
     quiet: options.Quiet = False,
 ) -> int:
     """Review source files, one request a file; findings go to stdout as path:line: severity: text.
@@ -116,6 +118,7 @@ def review(
         tier=tier,
         total=len(files),
         quiet=quiet,
+        on_stall=OnStall.read(on_stall),
         inputs=inputs,
         accept_changes=accept_changes,
     )

@@ -10,6 +10,7 @@ from typing import Any
 from fanout.cli.console import note
 from fanout.cli.going_on import begun
 from fanout.cli.live import Live
+from fanout.cli.stalling import watched
 from fanout.cli.target import Target
 from fanout.cli.work import Work
 from fanout.client import Fanout, Job
@@ -17,6 +18,9 @@ from fanout.errors import JobError, Unavailable
 from fanout.outputs import OutputClosed
 from fanout.report import Report
 from fanout.wire import Record
+
+#: Seconds that Redis may take to be told of an end.
+_TOLD_S = 5.0
 
 #: Takes each batch of records and makes it durable before it returns.
 Sink = Callable[[Sequence[Record]], None]
@@ -102,8 +106,8 @@ async def _collect(fo: Fanout, job: Job, work: Work, sink: Sink, report: Report)
     before = job.ledger.counts.total()
     total = None if work.total is None else max(0, work.total - before)
     live = Live(fo.store, job, report, total=total, quiet=work.quiet, bar=work.bar)
-    async with live:
-        async for batch in job.batches():
+    async with live, watched(fo, job, live, work.on_stall) as watch:
+        async for batch in watch.batches():
             await written(sink, batch)
             report.add(batch)
             live.refresh()
@@ -148,7 +152,9 @@ async def ready(fo: Fanout, tier: str, kind: str) -> None:
 async def _told(call: Callable[[], Any]) -> None:
     async def told() -> None:
         # In here, because a second interruption leaves nobody outside to hear of it.
-        with suppress(Unavailable, JobError):  # Redis is away: there is nothing to tell it
-            await call()
+        # Redis is away: there is nothing to tell it.
+        with suppress(Unavailable, JobError, TimeoutError):
+            async with asyncio.timeout(_TOLD_S):
+                await call()
 
     await asyncio.shield(told())

@@ -9,6 +9,7 @@ from typing import Any
 from fanout.cli.console import note, plain
 from fanout.client import Doc
 from fanout.inputs import BadRow
+from fanout.stall.action import WAIT, OnStall
 
 #: Rows that could not be read are named one by one up to here; all are in the output.
 _NAMED_ROWS = 20
@@ -28,6 +29,7 @@ class Work:
         results: also keep records in Celery's result backend.
         quiet: show no progress.
         bar: show a moving bar; not beside data that goes to the same terminal.
+        on_stall: what to do when no record comes for too long.
         inputs: the input's paths, as they were named.
         reading: how they are read, for who reads them again.
         resume: id of the job to go on with; None = the output's, or a new one.
@@ -43,6 +45,7 @@ class Work:
     results: bool = False
     quiet: bool = False
     bar: bool = True
+    on_stall: OnStall = WAIT
     inputs: Sequence[str] = ()
     reading: Mapping[str, Any] = field(default_factory=dict)
     resume: str | None = None

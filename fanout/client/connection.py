@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -20,8 +21,16 @@ from fanout.errors import JobError, Unavailable, UsageError
 from fanout.registry import load_kind
 from fanout.settings import Settings, load_settings
 from fanout.store import Checkpoint, RedisStore, Store
+from fanout.store.patience import Patience, patient
 from fanout.task import Task
 from fanout.wire import JobSpec
+
+log = logging.getLogger(__name__)
+
+#: Tries of one call before `Patience` takes over: enough for a connection that has been closed.
+_RETRIES = 3
+#: Seconds that Redis may take to be told of an end.
+_TOLD_S = 5.0
 
 
 @asynccontextmanager
@@ -43,8 +52,12 @@ async def connect(
         Unavailable: Redis does not answer.
     """
     settings = settings or load_settings(redis=redis)
-    store = store or RedisStore.from_url(settings.redis_url, settings.redis_name)
-    client = Fanout(settings, store)
+    patience = Patience(settings.redis_name, settings.wait_for_redis_s)
+    impatient = store or RedisStore.from_url(
+        settings.redis_url, settings.redis_name, retries=_RETRIES
+    )
+    store = store or patient(impatient, patience)
+    client = Fanout(settings, store, impatient, patience)
     try:
         await store.ping()
         try:
@@ -58,11 +71,30 @@ async def connect(
 
 
 class Fanout:
-    """A connected client; made by `connect`."""
+    """A connected client; made by `connect`.
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    Attributes:
+        settings: as it was connected with.
+        store: what its jobs use; it waits while Redis is away.
+        impatient: the same, but it fails at once.
+        patience: whether Redis answers.
+        tell: told in a sentence when Redis goes, comes back, or has lost something that was
+            mended; the log unless set.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        impatient: Store | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self.settings = settings
         self.store = store
+        self.impatient = impatient or store
+        self.patience = patience or Patience(settings.redis_name, settings.wait_for_redis_s)
+        self.patience.tell = self._say
+        self.tell: Callable[[str], None] = log.warning
         self._jobs: list[Job] = []
 
     async def submit(
@@ -98,7 +130,14 @@ class Fanout:
             raise UsageError("the window holds at least one item")
         identity = job_id or new_job_id()
         await self.store.create(identity, spec)
-        job = Job(self.store, identity, spec, ledger=ledger, keep_s=self.settings.keep_jobs_s)
+        job = Job(
+            self.store,
+            identity,
+            spec,
+            ledger=ledger,
+            keep_s=self.settings.keep_jobs_s,
+            tell=self._say,
+        )
         job.feed(Source(docs, identity, spec.tier), self._window_of(spec.tier, window))
         self._jobs.append(job)
         return job
@@ -186,6 +225,7 @@ class Fanout:
         begun = await judged.begin(self.store, made, written=ledger is not None)
         job = Job(
             self.store, job_id, made, ledger=collected, keep_s=self.settings.keep_jobs_s,
+            tell=self._say,
         )  # fmt: skip
         job.feed(judged.source, size, begun)
         self._jobs.append(job)
@@ -213,8 +253,13 @@ class Fanout:
         """Cancel the jobs of this client whose documents have not all been submitted."""
         for job in self._jobs:
             if job.feeding:
-                with suppress(Unavailable):  # Redis is away: there is nothing to tell it
-                    await job.cancel()
+                # Redis is away: there is nothing to tell it, and who leaves does not wait for it.
+                with suppress(Unavailable, TimeoutError):
+                    async with asyncio.timeout(_TOLD_S):
+                        await job.cancel()
+
+    def _say(self, words: str) -> None:
+        self.tell(words)
 
     def _window_of(self, tier: str, window: int | None) -> Window:
         if window or self.settings.window:

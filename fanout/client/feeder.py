@@ -68,6 +68,7 @@ class Feeder:
         spec: what its items share.
         ledger: what has been collected.
         is_collecting: whether somebody reads the records.
+        tell: told in a sentence of a loss that was mended.
     """
 
     def __init__(
@@ -77,26 +78,29 @@ class Feeder:
         spec: JobSpec,
         ledger: Ledger,
         is_collecting: Callable[[], bool],
+        tell: Callable[[str], None],
     ) -> None:
         self._store = store
         self._job = job
         self._spec = spec
-        self._ledger = ledger
+        self.ledger = ledger
         self._is_collecting = is_collecting
+        self._tell = tell
         #: Items that were submitted and whose records have not been collected, by ordinal.
         self.outstanding: dict[int, Item] = {}
         #: The same for rows that could not be read.
         self.rejected: dict[int, Record] = {}
         #: How far the input has been handed over; known before the store is told.
         self.checkpoint = Checkpoint()
-        self._submitted = Checkpoint()
+        #: How far the store has been told of it.
+        self.submitted = Checkpoint()
         self._sealed = False
         #: Held while the ledger and the store are being made to agree.
         self.agreeing = asyncio.Lock()
 
     async def feed(self, source: Source, window: Window, begun: Begun) -> bool:
         """Submit everything and seal the job; False when it was stopped before the end."""
-        self.checkpoint = self._submitted = begun.upto
+        self.checkpoint = self.submitted = begun.upto
         piece: Piece | None = Piece(list(begun.held), begun.read)
         while piece is not None:
             old = [entry for entry in piece.entries if _ordinal(entry) < begun.upto.count]
@@ -115,7 +119,7 @@ class Feeder:
     def collected(self, records: Sequence[Record]) -> None:
         """Note records that are safe in the output."""
         for record in records:
-            self._ledger.add(record.ordinal, record.status)
+            self.ledger.add(record.ordinal, record.status)
             if record.ordinal is not None:
                 self.outstanding.pop(record.ordinal, None)
                 self.rejected.pop(record.ordinal, None)
@@ -129,10 +133,10 @@ class Feeder:
         try:
             info = await self._store.get(self._job)
         except JobError:
-            if not self._submitted.count:
+            if not self.submitted.count:
                 raise
         else:
-            if info.input.count >= self._submitted.count:
+            if info.input.count >= self.submitted.count:
                 return info
         await self.restore()
         return await self._store.get(self._job)
@@ -140,28 +144,32 @@ class Feeder:
     async def restore(self) -> None:
         """Tell a store that came back with older data, or with none, what it has to know."""
         async with self.agreeing:
-            if await self._agrees():  # somebody else has seen to it meanwhile
-                return
-            restored = await self._store.restore(
-                self._job, self._spec, self._submitted, self._ledger.bits, self._ledger.counts
-            )
-            opened = zeros_below(restored.settled, self._submitted.count)
-            again = await withdrawn(
-                self._store, self._job, self._spec.tier, opened, restored.dropped
-            )
-            await self._store.resubmit(
-                self._job,
-                self._spec,
-                [
-                    self._stamped(self.outstanding[n])
-                    for n in sorted(again)
-                    if n in self.outstanding
-                ],
-            )
-            for ordinal in again & self.rejected.keys():
-                await self._store.reject(self._job, ordinal, self.rejected[ordinal])
-            if self._sealed:
-                await self._store.seal(self._job)
+            if not await self._agrees():  # else somebody else has seen to it meanwhile
+                await self._mend(f"Redis has lost a part of job {self._job}")
+
+    async def mend(self, loss: str) -> None:
+        """Make the store agree with what is known here, and submit again what is nowhere.
+
+        Args:
+            loss: what was lost, in words.
+        """
+        async with self.agreeing:
+            await self._mend(loss)
+
+    async def _mend(self, loss: str) -> None:
+        restored = await self._store.restore(
+            self._job, self._spec, self.submitted, self.ledger.bits, self.ledger.counts
+        )
+        opened = zeros_below(restored.settled, self.submitted.count)
+        nowhere = await withdrawn(self._store, self._job, self._spec.tier, opened, restored.dropped)
+        again = [self.outstanding[n] for n in sorted(nowhere & self.outstanding.keys())]
+        await self._store.resubmit(self._job, self._spec, [self._stamped(item) for item in again])
+        for ordinal in nowhere & self.rejected.keys():
+            await self._store.reject(self._job, ordinal, self.rejected[ordinal])
+        if self._sealed:
+            await self._store.seal(self._job)
+        items = f"{len(again)} items are submitted again" if again else "no item is lost by that"
+        self._tell(f"{loss}: {items}")
 
     async def _submit(self, piece: Piece, window: Window) -> bool:
         if not await self._room(len(piece.entries), window):
@@ -183,7 +191,7 @@ class Feeder:
                 await self._store.submit(self._job, self._spec, items, rejected=rejected, upto=upto)
             except Forgotten:
                 return False
-            self._submitted = upto
+            self.submitted = upto
         return True
 
     async def _agrees(self) -> bool:
@@ -191,26 +199,28 @@ class Feeder:
             info = await self._store.get(self._job)
         except JobError:
             return False
-        return info.input.count >= self._submitted.count
+        return info.input.count >= self.submitted.count
 
     async def _again(
         self, entries: Sequence[Entry], window: Window, wanted: Collection[int]
     ) -> bool:
         again = [entry for entry in entries if entry.ordinal in wanted]
-        self._expect(entries)
         if again and not await self._room(len(again), window):
             return False
-        await self._store.resubmit(
-            self._job, self._spec, [self._stamped(e) for e in again if isinstance(e, Item)]
-        )
-        for entry in again:
-            if isinstance(entry, Record):
-                await self._store.reject(self._job, _ordinal(entry), entry)
+        # In one piece: a repair in between would submit them as well.
+        async with self.agreeing:
+            self._expect(entries)
+            await self._store.resubmit(
+                self._job, self._spec, [self._stamped(e) for e in again if isinstance(e, Item)]
+            )
+            for entry in again:
+                if isinstance(entry, Record):
+                    await self._store.reject(self._job, _ordinal(entry), entry)
         return True
 
     def _expect(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            if entry.ordinal is None or entry.ordinal in self._ledger:
+            if entry.ordinal is None or entry.ordinal in self.ledger:
                 continue
             if isinstance(entry, Item):
                 self.outstanding[entry.ordinal] = entry

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Literal
 
 from fanout.aio import ended
 from fanout.client.feeder import Begun, Feeder, Window
 from fanout.client.ledger import Ledger
+from fanout.client.reconciler import Reconciler
 from fanout.client.source import Source
 from fanout.store import Checkpoint, JobInfo, Store
 from fanout.wire import Item, JobSpec, Record
+
+log = logging.getLogger(__name__)
 
 #: How long one read waits for a record, in seconds.
 _READ_S = 0.5
@@ -29,6 +33,7 @@ class Job:
         ledger: the records that are safe in its output.
         keep_s: seconds after which Redis forgets it when it is done and collected.
         broken: what becomes of it when reading its input fails.
+        tell: told in a sentence of losses of Redis that were mended; the log unless given.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class Job:
         ledger: Ledger | None = None,
         keep_s: float | None = None,
         broken: Literal["cancel", "pause"] = "cancel",
+        tell: Callable[[str], None] = log.warning,
     ) -> None:
         self.id = identity
         self.spec = spec
@@ -48,7 +54,8 @@ class Job:
         self._keep_s = keep_s
         self._broken = broken
         self._collecting = False
-        self._feeder = Feeder(store, identity, spec, self.ledger, lambda: self._collecting)
+        self._feeder = Feeder(store, identity, spec, self.ledger, lambda: self._collecting, tell)
+        self._reconciler = Reconciler(store, identity, spec, self._feeder, tell)
         self._feeding: asyncio.Task[None] | None = None
         #: Whether what ended the feeding has been raised to the user.
         self.told = False
@@ -116,6 +123,8 @@ class Job:
         not come again.
         """
         self._collecting = True
+        # Only who collects knows all that has ended, and only who feeds all that was submitted.
+        reconciling = asyncio.create_task(self._reconciler.run(), name=f"reconcile {self.id}")
         try:
             while True:
                 self._raise_feeding_error()
@@ -132,6 +141,7 @@ class Job:
                     await self.submitted()  # raises what ended the feeding, if that ended the job
                     return
         finally:
+            await ended(reconciling)
             self._collecting = False  # what nobody reads must not hold the feeder up
 
     async def wait(self) -> JobInfo:

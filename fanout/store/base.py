@@ -95,6 +95,25 @@ class Restored:
 
 
 @dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a store knows of a job, in few figures: to see whether it has forgotten some of it.
+
+    Attributes:
+        run: changes when the server has started anew; None = it does not say.
+        state: None = the job is unknown.
+        next: documents of the input submitted.
+        submitted: items.
+        settled: items that have ended.
+    """
+
+    run: str | None
+    state: JobState | None
+    next: int = 0
+    submitted: int = 0
+    settled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Records in the order of their settling; `last` is the cursor after them."""
 
@@ -262,6 +281,9 @@ class Store(Protocol):
 
     async def missing(self, job: str, tier: str, ordinals: Collection[int]) -> set[int]:
         """Those of the open items that are neither in the tier's queue nor with a worker."""
+
+    async def pulse(self, job: str) -> Pulse:
+        """What the store knows of a job, in one short call."""
 
     async def settled(self, job: str) -> bytes:
         """Bitmap of the ordinals that have ended, as in `Restored`."""

@@ -6,8 +6,8 @@ Each script can be sent again when its reply was lost: it leaves the same ledger
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from hashlib import sha1
 from typing import Any
-from uuid import uuid4
 
 import redis.asyncio
 
@@ -61,6 +61,7 @@ if ARGV[6] == '1' then
     redis.call('HSET', KEYS[1], status, count)
   end
 end
+redis.call('HDEL', KEYS[1], 'withdrawn', 'resubmitted')
 for _, key in ipairs({KEYS[1], KEYS[3], KEYS[4], KEYS[5]}) do
   redis.call('PERSIST', key)
 end
@@ -168,16 +169,17 @@ class Recovery:
             part = left[start : start + _MOST]
             opened = await self._withdraw(
                 keys=[keys.job(job), keys.settled(job), keys.dropped(job)],
-                args=[uuid4().hex, *part],
+                args=[_token(part), *part],
             )
             found.update(map(int, opened))
         return found
 
     async def resubmit(self, job: str, spec: JobSpec, items: Sequence[Item]) -> None:
         """As `Store.resubmit`."""
-        args: list[Any] = [uuid4().hex]
+        args: list[Any] = [_token([item.ordinal for item in items])]
         for item in items:
-            args += (item.ordinal, message_of(item, spec.kind, spec.tier, results=spec.results))
+            message = message_of(item, spec.kind, spec.tier, results=spec.results, resubmitted=True)
+            args += (item.ordinal, message)
         outcome = await self._resubmit(
             keys=[keys.job(job), queue_of(spec.tier), keys.settled(job)], args=args
         )
@@ -190,3 +192,11 @@ class Recovery:
             keys=[keys.job(job), keys.settled(job), keys.dropped(job)], args=[ordinal]
         )
         return bool(ended)
+
+
+def _token(ordinals: Sequence[int | None]) -> str:
+    """Names a call by its items: one that is repeated, by whomever, is the same call.
+
+    `restore` forgets the tokens, since after it the same items may have to be told of anew.
+    """
+    return sha1(repr(ordinals).encode(), usedforsecurity=False).hexdigest()

@@ -28,9 +28,11 @@ from fanout.store.base import (
     Forgotten,
     JobInfo,
     JobState,
+    Pulse,
     Restored,
     WorkerInfo,
 )
+from fanout.store.checkup import Checkup
 from fanout.store.recovery import Recovery
 from fanout.store.settling import Ending, Settling
 from fanout.store.whereabouts import missing
@@ -160,11 +162,11 @@ _PING_S = 3.0
 _BLOCK_S = 2.0
 
 
-def connect_redis(url: str) -> redis.asyncio.Redis:
-    """A client that rides out a short absence of the server (about 15 s)."""
+def connect_redis(url: str, retries: int = _RETRIES) -> redis.asyncio.Redis:
+    """A client that rides out a short absence of the server (about 15 s, by default)."""
     return redis.asyncio.Redis.from_url(
         url,
-        retry=Retry(ExponentialBackoff(cap=4.0, base=0.1), _RETRIES),
+        retry=Retry(ExponentialBackoff(cap=4.0, base=0.1), retries),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
         socket_connect_timeout=5.0,
         socket_timeout=_ANSWER_S,
@@ -199,12 +201,19 @@ class RedisStore:
         self._settle = client.register_script(_SETTLE)
         self._submit = client.register_script(_SUBMIT)
         self._recovery = Recovery(client)
+        self._checkup = Checkup(client)
         self._settling = Settling(self._end_all, linger_s)
 
     @classmethod
-    def from_url(cls, url: str, name: str | None = None, linger_s: float = 0.0) -> RedisStore:
+    def from_url(
+        cls,
+        url: str,
+        name: str | None = None,
+        linger_s: float = 0.0,
+        retries: int = _RETRIES,
+    ) -> RedisStore:
         """A store at that URL; nothing is connected yet."""
-        return cls(connect_redis(url), name or url, url, linger_s)
+        return cls(connect_redis(url, retries), name or url, url, linger_s)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -357,6 +366,10 @@ class RedisStore:
     async def missing(self, job: str, tier: str, ordinals: Collection[int]) -> set[int]:
         with self._answering():
             return await missing(self._redis, job, tier, ordinals)
+
+    async def pulse(self, job: str) -> Pulse:
+        with self._answering():
+            return await self._checkup.pulse(job)
 
     async def settled(self, job: str) -> bytes:
         with self._answering():

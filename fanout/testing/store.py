@@ -19,6 +19,7 @@ from fanout.store.base import (
     Forgotten,
     JobInfo,
     JobState,
+    Pulse,
     Restored,
     WorkerInfo,
 )
@@ -35,6 +36,8 @@ class _Job:
     input: Checkpoint = field(default_factory=Checkpoint)
     output: str | None = None
     settled: set[int] = field(default_factory=set)
+    # The ordinals of the last calls, by what was done: one that is repeated is the same call.
+    told: dict[str, list[int]] = field(default_factory=dict)
     # Records as JSON with their serial numbers: what cannot be serialised fails here too.
     records: deque[tuple[int, bytes]] = field(default_factory=deque)
     serial: int = 0
@@ -197,26 +200,39 @@ class MemoryStore:
                     known.settled.add(record.ordinal)
                     known.counts[record.status] += 1
         known.counts["submitted"] = upto.count
+        known.told.clear()
         return Restored(bits_of(known.settled), frozenset(known.dropped))
 
     async def withdraw(self, job: str, ordinals: Collection[int]) -> set[int]:
         known = self._known(job)
         opened = set(ordinals) - known.settled
-        known.counts["submitted"] -= len(opened)
+        if known.told.get("withdrawn") != (told := sorted(ordinals)):
+            known.told["withdrawn"] = told
+            known.counts["submitted"] -= len(opened)
         known.dropped -= opened
         return opened
 
     async def resubmit(self, job: str, spec: JobSpec, items: Sequence[Item]) -> None:
         known = self._known(job)
+        if known.told.get("resubmitted") == (told := [item.ordinal or 0 for item in items]):
+            return
+        known.told["resubmitted"] = told
         known.counts["submitted"] += len(items)
         self._queues.setdefault(spec.tier, deque()).extend(
             item for item in items if item.ordinal not in known.settled
         )
 
     async def missing(self, job: str, tier: str, ordinals: Collection[int]) -> set[int]:
-        queued = {item.ordinal for item in self._queues.get(tier, ()) if item.job == job}
-        taken = self._jobs[job].taken if job in self._jobs else set()
-        return {ordinal for ordinal in ordinals if ordinal not in queued | taken}
+        known = {item.ordinal for item in self._queues.get(tier, ()) if item.job == job}
+        if job in self._jobs:
+            known |= self._jobs[job].taken | self._jobs[job].settled
+        return {ordinal for ordinal in ordinals if ordinal not in known}
+
+    async def pulse(self, job: str) -> Pulse:
+        if job not in self._jobs:
+            return Pulse(None, None)
+        known, counts = self._jobs[job], (await self.get(job)).counts
+        return Pulse(None, known.state, known.input.count, counts.submitted, counts.settled)
 
     async def settled(self, job: str) -> bytes:
         return bits_of(self._jobs[job].settled) if job in self._jobs else b""

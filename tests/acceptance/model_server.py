@@ -9,6 +9,7 @@ It answers what its prompts ask for; a document that holds one of these words ge
     REFUSED     400
     SLOW        its answer after 50 ms
     EVIL        what would clear a terminal: in a finding of a review, or else instead of JSON
+    HANGS       no answer until /release is asked for
 
 `/stats` tells how many requests it had in flight at most, and how many it was asked in all.
 """
@@ -76,6 +77,7 @@ def _reply(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 _in_flight = {"now": 0, "max": 0, "asked": 0}
+_released = asyncio.Event()
 
 
 async def _stats(_: web.Request) -> web.Response:
@@ -96,6 +98,8 @@ async def _answer(request: web.Request) -> web.Response:
     body = await request.json()
     if "SLOW" in body["messages"][-1]["content"]:
         await asyncio.sleep(0.05)
+    if "HANGS" in body["messages"][-1]["content"]:
+        await _released.wait()
     if body["model"] != MODEL:
         return web.json_response({"error": {"message": "no such model"}}, status=404)
     status, reply = _reply(body)
@@ -104,6 +108,11 @@ async def _answer(request: web.Request) -> web.Response:
 
 async def _models(_: web.Request) -> web.Response:
     return web.json_response({"data": [{"id": MODEL, "max_model_len": 4096}]})
+
+
+async def _release(_: web.Request) -> web.Response:
+    _released.set()
+    return web.Response()
 
 
 async def _health(_: web.Request) -> web.Response:
@@ -116,6 +125,7 @@ def main() -> None:
     app.router.add_get("/v1/models", _models)
     app.router.add_get("/health", _health)
     app.router.add_get("/stats", _stats)
+    app.router.add_get("/release", _release)
     web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 
 

@@ -10,7 +10,7 @@ from fanout import keys
 from fanout.errors import Unavailable
 from fanout.store import RedisStore, Store
 from fanout.store.redis import connect_redis
-from tests.integration.servers import binaries, running_server
+from tests.integration.servers import binaries, restartable_server, running_server
 from tests.store_contract import SPEC, StoreContract, items, record
 
 
@@ -40,6 +40,20 @@ class TestRealRedisStore(StoreContract):
         client = connect_redis(url)
         assert await client.strlen(keys.settled("j")) == 125_000
         await client.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", sorted(binaries()))
+async def test_the_pulse_tells_of_a_restart(kind: str) -> None:
+    with restartable_server(kind) as server:
+        store = RedisStore.from_url(server.url)
+        first = (await store.pulse("j")).run
+        assert first
+        assert (await store.pulse("j")).run == first
+        server.stop()
+        server.start()
+        assert (await store.pulse("j")).run not in (first, None)
+        await store.aclose()
 
 
 @pytest.mark.anyio

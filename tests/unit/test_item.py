@@ -228,14 +228,17 @@ async def test_an_item_without_a_job_brings_its_parameters() -> None:
     assert (refused.error.kind, refused.status) == ("input", "failed")
 
 
-async def test_an_unknown_kind_and_an_unknown_job() -> None:
+async def test_an_unknown_kind() -> None:
     bench = Bench()
     record = await bench.runner.run("nope", Item(id="a", payload={}), {}, "req")
     assert record.error is not None
     assert record.error.message == "this worker has no task kind 'nope'"
-    record = await bench.run(Item(id="a", payload={}, job="gone", ordinal=0))
-    assert record.error is not None
-    assert record.error.message == "there is no job gone"
+
+
+async def test_an_item_of_an_unknown_job_does_not_end_as_failed() -> None:
+    bench = Bench()
+    with pytest.raises(item_module.Released):
+        await bench.run(Item(id="a", payload={}, job="gone", ordinal=0))
 
 
 async def test_an_item_of_a_cancelled_job_is_not_asked() -> None:

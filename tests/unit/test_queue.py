@@ -7,7 +7,7 @@ import base64
 import orjson
 import pytest
 
-from fanout.queue import message_of, queue_of, task_id, task_name
+from fanout.queue import RESUBMITTED, message_of, queue_of, task_id, task_name
 from fanout.wire import Item
 
 ITEM = Item(
@@ -42,6 +42,14 @@ def test_the_document_is_in_the_body_alone() -> None:
 def test_results_are_kept_on_demand(results: bool) -> None:
     message = orjson.loads(message_of(ITEM, "extract", "heavy", results=results))
     assert message["headers"]["ignore_result"] is not results
+
+
+def test_a_message_that_was_sent_again_says_so() -> None:
+    plain, marked = (
+        orjson.loads(message_of(ITEM, "extract", "heavy", resubmitted=again))["headers"]
+        for again in (False, True)
+    )
+    assert marked == {**plain, RESUBMITTED: True}
 
 
 def test_each_message_has_a_tag_of_its_own() -> None:

@@ -18,6 +18,7 @@ from fanout import (
     Failure,
     FanoutError,
     Item,
+    JobError,
     Record,
     Result,
     Task,
@@ -67,7 +68,7 @@ class ItemRunner:
 
         Raises:
             Stopping: the worker shuts down; the item is untouched and has to be run again.
-            Released: its job is paused; the message has served its purpose.
+            Released: its job is paused, or unknown; the message has served its purpose.
             Unavailable: Redis did not tell what the job is.
         """
         record = await self._record_of(kind, item, params, request_id)
@@ -118,6 +119,9 @@ class ItemRunner:
             return self._cancelled(item)
         except (Stopping, Unavailable):
             raise
+        except JobError as unknown:
+            # Nobody could end it. If Redis has lost the job, its client brings job and item again.
+            raise Released from unknown
         except FanoutError as problem:
             error = ErrorInfo(kind="input", message=str(problem))
         except Exception as bug:
