@@ -11,8 +11,9 @@ from typing import Literal, Protocol
 
 from fanout.wire import Item, JobSpec, Record
 
-#: `open` takes items, `sealed` has them all, `cancelled` ends the rest unrun.
-JobState = Literal["open", "sealed", "cancelled"]
+#: `open` takes items, `sealed` has them all, `paused` is left by its client until it comes back,
+#: `cancelled` ends the rest unrun.
+JobState = Literal["open", "sealed", "paused", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class WorkerInfo:
         kinds: names of the task kinds it can run.
         problems: what is wrong with an endpoint, by name; well ones are left out.
         circuits: state of each endpoint's circuit, by name: closed, open or half-open.
+        jobs: requests at the servers by job; a job that is not in work is left out.
+        aborted: [requests aborted, items they were of] by cancelled job, of the latest few.
     """
 
     name: str
@@ -82,6 +85,8 @@ class WorkerInfo:
     kinds: tuple[str, ...] = ()
     problems: dict[str, str] = field(default_factory=dict)
     circuits: dict[str, str] = field(default_factory=dict)
+    jobs: dict[str, int] = field(default_factory=dict)
+    aborted: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

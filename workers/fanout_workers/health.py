@@ -16,6 +16,9 @@ from fanout_workers.circuit import Circuit
 from fanout_workers.model import ModelClient
 
 _TIMEOUT_S = 5.0
+#: Seconds that a canary may take, doubled with each that has failed: a server with a long queue
+#: answers late, one that is down never.
+_CANARY_S = 10.0
 #: HTTP statuses of a list of models that is not given to us, although the server is well.
 _NO_LIST = frozenset({400, 404, 405, 501})
 
@@ -40,6 +43,7 @@ class Health:
     def __init__(self, clients: Mapping[str, ModelClient], circuits: Mapping[str, Circuit]) -> None:
         self._clients = clients
         self._circuits = circuits
+        self._canaries: set[asyncio.Task[None]] = set()
 
     async def problems(self, *, first: bool = False) -> dict[str, str]:
         """What is wrong, by endpoint name; an endpoint that is well is left out.
@@ -60,9 +64,28 @@ class Health:
                     circuit.failed(epochs[name], seen.failure)
             else:
                 circuit.looked_at(seen.problem if seen.is_unfit else None)
+            if circuit.wants_canary:
+                # Beside the looks: its reply may take longer than a report may wait.
+                sending = _send_canary(self._clients[name], circuit, circuit.begin())
+                canary = asyncio.create_task(sending, name="canary")
+                self._canaries.add(canary)
+                canary.add_done_callback(self._canaries.discard)
             if problem := seen.problem or circuit.problem:
                 problems[name] = problem
         return problems
+
+
+async def _send_canary(client: ModelClient, circuit: Circuit, epoch: int) -> None:
+    doubled = _CANARY_S * 2.0 ** min(circuit.openings - 1, 10)
+    patience = min(doubled, max(_CANARY_S, client.longest_s))
+    try:
+        await client.canary(patience)
+    except Failure as failure:
+        circuit.failed(epoch, failure)
+    else:
+        circuit.answered(epoch)
+    finally:
+        circuit.given_up(epoch)  # changes nothing once it has failed or been answered
 
 
 async def _look_at(client: ModelClient) -> _Seen:

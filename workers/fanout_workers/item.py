@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,7 +27,7 @@ from fanout import (
 from fanout.depth import MAX_DEPTH
 from fanout.store import Store
 from fanout.wire import sha256_of
-from fanout_workers.attempts import Asker, Effort, Stopping, Unwanted
+from fanout_workers.attempts import Asker, Dropped, Effort, Stopping, Unwanted
 from fanout_workers.jobs import Jobs
 from fanout_workers.outcomes import Outcomes
 
@@ -62,6 +61,7 @@ class ItemRunner:
 
         Raises:
             Stopping: the worker shuts down; the item is untouched and has to be run again.
+            Dropped: its job is paused; the item is untouched and its client brings it again.
             Unavailable: Redis did not tell what the job is.
         """
         record = await self._record_of(kind, item, params, request_id)
@@ -87,8 +87,9 @@ class ItemRunner:
     ) -> Record:
         started = time.time()
         clock = time.monotonic()
-        effort = Effort(wanted=partial(self._wanted, item))
-        watch = self._jobs.running(item.job) if item.job else nullcontext()
+        effort = Effort()
+        if item.job is not None:
+            effort.check_wanted = partial(self._check_wanted, item.job, effort)
         task: Task | None = None
         result, error = Result(None), None
         try:
@@ -96,20 +97,21 @@ class ItemRunner:
                 task = self._jobs.task_for(kind, params)
             else:
                 task, _ = await self._jobs.task_of(item.job)
-            if not effort.wanted():
-                raise Unwanted
-            with watch:
-                result = await self._result_of(task, item.payload, effort, request_id)
+            effort.check_wanted()
+            result = await self._until_cancelled(
+                item.job, effort, self._result_of(task, item.payload, effort, request_id)
+            )
         except Failure as failure:
             error = ErrorInfo(
                 kind=failure.kind,
                 message=failure.message,
                 raw=failure.raw[:_RAW_LIMIT] if failure.raw else None,
             )
-        except Unwanted:
-            return self._cancelled(item)
-        except (Stopping, Unavailable):
+        except (Stopping, Dropped, Unavailable):
             raise
+        except Unwanted:
+            when = "while this was at the server" if effort.in_flight_s else "before this was sent"
+            error = ErrorInfo(kind="cancelled", message=f"the job was cancelled {when}")
         except FanoutError as problem:
             error = ErrorInfo(kind="input", message=str(problem))
         except Exception as bug:
@@ -118,8 +120,28 @@ class ItemRunner:
             error = ErrorInfo(kind="task", message=f"task kind {kind}: {bug!r}")
         return self._record(item, task, effort, result, error, started, time.monotonic() - clock)
 
-    def _wanted(self, item: Item) -> bool:
-        return item.job is None or self._jobs.wanted(item.job)
+    def _check_wanted(self, job: str, effort: Effort) -> None:
+        state = self._jobs.state(job)
+        if state == "cancelled":
+            raise Unwanted
+        if state == "paused" and effort.is_fresh():
+            raise Dropped
+
+    async def _until_cancelled(
+        self, job: str | None, effort: Effort, running: Coroutine[Any, Any, Result]
+    ) -> Result:
+        """What `running` gives; raises `Unwanted` as soon as the job is cancelled."""
+        if job is None:
+            return await running
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                with self._jobs.running(job, scope, effort):
+                    return await running
+        except TimeoutError:
+            if scope.expired():
+                raise Unwanted from None
+            raise
 
     async def _result_of(
         self, task: Task, raw_payload: Any, effort: Effort, request_id: str
@@ -187,6 +209,7 @@ class ItemRunner:
             timing=Timing(
                 queued_s=_seconds(queued),
                 permit_s=_seconds(effort.permit_s),
+                in_flight_s=_seconds(effort.in_flight_s),
                 ttft_s=_seconds(reply.ttft_s) if reply else None,
                 total_s=_seconds(total_s),
                 tokens_per_s=speed,
@@ -195,15 +218,6 @@ class ItemRunner:
             evidence=result.evidence,
             input_sha256=sha256_of(item.payload),
             schema_sha256=task.schema_sha256 if task else None,
-        )
-
-    def _cancelled(self, item: Item) -> Record:
-        return Record(
-            id=item.id,
-            status="cancelled",
-            error=ErrorInfo(kind="cancelled", message="the job was cancelled"),
-            tier=self._tier,
-            timing=Timing(finished_at=round(time.time(), 3)),
         )
 
 
@@ -223,6 +237,8 @@ def _writable(record: Record) -> Record:
 def _status_of(error: ErrorInfo | None) -> Any:
     if error is None:
         return "ok"
+    if error.kind == "cancelled":
+        return "cancelled"
     return getattr(error.kind, "ends_as", "failed")
 
 
