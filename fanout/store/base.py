@@ -5,7 +5,7 @@ One contract suite (tests/store_contract.py) runs over every implementation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -166,6 +166,12 @@ class Store(Protocol):
 
     async def cancel(self, job: str) -> None:
         """Say that items that have not started shall not."""
+
+    async def end_queued(self, job: str, record_of: Callable[[Item], Record]) -> int:
+        """Settle the items of the job that no worker has taken, and forget their messages.
+
+        Returns how many there were; an unknown job is a `JobError`.
+        """
 
     async def state(self, job: str) -> JobState | None:
         """The job's state alone; None if it is unknown."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, cast
@@ -21,6 +21,7 @@ from fanout.errors import JobError, Unavailable
 from fanout.queue import message_of, queue_of
 from fanout.store.base import Batch, Counts, Decided, EndpointInfo, JobInfo, JobState, WorkerInfo
 from fanout.store.settling import Ending, Settling
+from fanout.store.ending import end_queued
 from fanout.wire import Item, JobSpec, Record
 
 # KEYS job, jobs; ARGV id, spec, time
@@ -253,6 +254,16 @@ class RedisStore:
 
     async def cancel(self, job: str) -> None:
         await self._become(job, "cancelled")
+
+    async def end_queued(self, job: str, record_of: Callable[[Item], Record]) -> int:
+        spec = (await self.get(job)).spec
+
+        async def end(item: Item) -> None:
+            if item.ordinal is not None:
+                await self.settle(job, item.ordinal, record_of(item))
+
+        with self._answering():
+            return await end_queued(self._redis, queue_of(spec.tier), job, end)
 
     async def _become(self, job: str, state: JobState) -> None:
         with self._answering():

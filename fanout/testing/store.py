@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -104,6 +104,15 @@ class MemoryStore:
 
     async def cancel(self, job: str) -> None:
         self._known(job).state = "cancelled"
+
+    async def end_queued(self, job: str, record_of: Callable[[Item], Record]) -> int:
+        queue = self._queues.get(self._known(job).spec.tier, deque())
+        found = [item for item in queue if item.job == job]
+        for item in found:
+            if item.ordinal is not None:
+                await self.settle(job, item.ordinal, record_of(item))
+            queue.remove(item)
+        return len(found)
 
     async def state(self, job: str) -> JobState | None:
         return self._jobs[job].state if job in self._jobs else None
