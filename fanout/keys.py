@@ -24,6 +24,11 @@ def records(job_id: str) -> str:
     return f"{job(job_id)}:records"
 
 
+def dropped(job_id: str) -> str:
+    """Set: ordinals that workers gave back because the job is paused."""
+    return f"{job(job_id)}:dropped"
+
+
 def worker(name: str) -> str:
     """String with a time to live: what a worker process last said of itself."""
     return f"{PREFIX}:worker:{name}"

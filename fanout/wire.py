@@ -124,11 +124,13 @@ class Evidence(_Wire):
 class Record(_Wire):
     """How one item ended. Every submitted id has exactly one.
 
+    `ordinal` is the item's position in the job's input, from 0; None without a job.
     `attempts` counts requests whose failure said something about the item; `retried` counts by
     kind every request that failed on the way, those that were mended by a retry included.
     """
 
     id: str
+    ordinal: int | None = None
     status: Status
     data: Any = None
     error: ErrorInfo | None = None

@@ -120,6 +120,7 @@ def columns(pa: ModuleType) -> Any:
         "timing": pa.struct([(name, pa.float64()) for name in Timing.model_fields]),
         "error": pa.struct([(name, pa.string()) for name in ErrorInfo.model_fields]),
         "attempts": pa.int64(),
+        "ordinal": pa.int64(),
     }
     return pa.schema([(name, structs.get(name, pa.string())) for name in Record.model_fields])
 

@@ -2,11 +2,14 @@
 
 from fanout.store.base import (
     Batch,
+    Checkpoint,
     Counts,
     Decided,
     EndpointInfo,
+    Forgotten,
     JobInfo,
     JobState,
+    Restored,
     Store,
     WorkerInfo,
 )
@@ -14,12 +17,15 @@ from fanout.store.redis import RedisStore
 
 __all__ = [
     "Batch",
+    "Checkpoint",
     "Counts",
     "Decided",
     "EndpointInfo",
+    "Forgotten",
     "JobInfo",
     "JobState",
     "RedisStore",
+    "Restored",
     "Store",
     "WorkerInfo",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, cast
@@ -19,10 +19,23 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from fanout import keys
 from fanout.errors import JobError, Unavailable
 from fanout.queue import message_of, queue_of
-from fanout.store.base import Batch, Counts, Decided, EndpointInfo, JobInfo, JobState, WorkerInfo
-from fanout.store.settling import Ending, Settling
+from fanout.store.base import (
+    Batch,
+    Checkpoint,
+    Counts,
+    Decided,
+    EndpointInfo,
+    Forgotten,
+    JobInfo,
+    JobState,
+    Restored,
+    WorkerInfo,
+)
 from fanout.store.ending import end_queued
-from fanout.wire import Item, JobSpec, Record
+from fanout.store.recovery import Recovery
+from fanout.store.settling import Ending, Settling
+from fanout.store.whereabouts import missing
+from fanout.wire import STATUSES, Item, JobSpec, Record
 
 # KEYS job, jobs; ARGV id, spec, time
 # A client that lost the reply asks again with the same time: that is no second job.
@@ -36,14 +49,25 @@ redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
 return 1
 """
 
-# KEYS job; ARGV state. Cancelled is final: a client that still feeds must not seal it back to life.
+# KEYS job; ARGV state, statuses…
+# Cancelled is final, and a client that still feeds must not seal a paused job back to life. What is
+# done is not paused: nothing of it would be left to go on with.
 _SET_STATE = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then
   return 0
 end
-if state ~= 'cancelled' then
-  redis.call('HSET', KEYS[1], 'state', ARGV[1])
+local open = 0
+if ARGV[1] == 'paused' and state == 'sealed' then
+  open = tonumber(redis.call('HGET', KEYS[1], 'submitted') or '0')
+  for i = 2, #ARGV do
+    open = open - tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '0')
+  end
+end
+if ARGV[1] == 'cancelled' or state == 'open' or (ARGV[1] == 'paused' and open > 0) then
+  if state ~= 'cancelled' then
+    redis.call('HSET', KEYS[1], 'state', ARGV[1])
+  end
 end
 return 1
 """
@@ -58,7 +82,7 @@ for i = 1, #ARGV, 4 do
   local outcome = 0
   local ended = known and redis.pcall('GETBIT', KEYS[2], ARGV[i])
   if ended == 0 then
-    ended = redis.pcall('XADD', KEYS[3], '*', 'r', ARGV[i + 2])
+    ended = redis.pcall('XADD', KEYS[3], '*', 'r', ARGV[i + 2], 'o', ARGV[i], 's', ARGV[i + 1])
     if type(ended) == 'string' then
       redis.call('SETBIT', KEYS[2], ARGV[i], 1)
       counts[ARGV[i + 1]] = (counts[ARGV[i + 1]] or 0) + 1
@@ -76,21 +100,45 @@ end
 for name, count in pairs(counts) do
   redis.call('HINCRBY', KEYS[1], name, count)
 end
+-- What is made for a job that has been given up must not outlive it.
+local left = known and redis.call('TTL', KEYS[1]) or -1
+if left > 0 then
+  redis.call('EXPIRE', KEYS[2], left)
+  redis.call('EXPIRE', KEYS[3], left)
+end
 return won
 """
 
-# KEYS job, queue; ARGV first ordinal, next ordinal, messages…
+# KEYS job, queue, settled, records; ARGV first ordinal, next ordinal, digest of the input, 1 if the
+# ordinals leave no gap, number of rejected ones, ordinal, status and record of each, messages…
 # A client that lost the reply sends the same batch again: `next` makes that harmless.
 _SUBMIT = """
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return -1
 end
-if tonumber(redis.call('HGET', KEYS[1], 'next') or '0') > tonumber(ARGV[1]) then
+local next = tonumber(redis.call('HGET', KEYS[1], 'next') or '0')
+if next > tonumber(ARGV[1]) then
   return 0
 end
+if ARGV[4] == '1' then
+  if next < tonumber(ARGV[1]) then
+    return -2
+  end
+  redis.call('HSET', KEYS[1], 'input', ARGV[3])
+end
 redis.call('HSET', KEYS[1], 'next', ARGV[2])
-redis.call('HINCRBY', KEYS[1], 'submitted', #ARGV - 2)
-for i = 3, #ARGV do
+local at = 6
+for _ = 1, tonumber(ARGV[5]) do
+  if redis.call('GETBIT', KEYS[3], ARGV[at]) == 0 then
+    redis.call('XADD', KEYS[4], '*', 'r', ARGV[at + 2], 'o', ARGV[at], 's', ARGV[at + 1])
+    redis.call('SETBIT', KEYS[3], ARGV[at], 1)
+    redis.call('HINCRBY', KEYS[1], ARGV[at + 1], 1)
+    redis.call('HINCRBY', KEYS[1], 'submitted', 1)
+  end
+  at = at + 3
+end
+redis.call('HINCRBY', KEYS[1], 'submitted', #ARGV - at + 1)
+for i = at, #ARGV do
   redis.call('LPUSH', KEYS[2], ARGV[i])
 end
 return 1
@@ -151,6 +199,7 @@ class RedisStore:
         self._set_state = client.register_script(_SET_STATE)
         self._settle = client.register_script(_SETTLE)
         self._submit = client.register_script(_SUBMIT)
+        self._recovery = Recovery(client)
         self._settling = Settling(self._end_all, linger_s)
 
     @classmethod
@@ -205,25 +254,48 @@ class RedisStore:
             state=cast(JobState, raw.get(b"state", b"open").decode()),
             counts=Counts(**{name: int(raw.get(name.encode(), 0)) for name in _COUNTS}),
             created_at=float(raw.get(b"created_at", 0)),
+            input=Checkpoint(int(raw.get(b"next", 0)), raw.get(b"input", b"").decode()),
+            output=raw[b"output"].decode() if b"output" in raw else None,
         )
 
     async def jobs(self, limit: int = 20) -> Sequence[str]:
         with self._answering():
-            found = await self._redis.zrevrange(keys.JOBS, 0, limit - 1)
-        return [job.decode() for job in found]
+            found = [job.decode() for job in await self._redis.zrevrange(keys.JOBS, 0, limit - 1)]
+            async with self._redis.pipeline(transaction=False) as asked:
+                for job in found:
+                    asked.exists(keys.job(job))
+                there = await asked.execute() if found else []
+            gone = [job for job, exists in zip(found, there, strict=True) if not exists]
+            if gone:  # kept as long as they had to be
+                await self._redis.zrem(keys.JOBS, *gone)
+        return [job for job in found if job not in gone]
 
-    async def submit(self, job: str, spec: JobSpec, items: Sequence[Item]) -> None:
+    async def submit(
+        self,
+        job: str,
+        spec: JobSpec,
+        items: Sequence[Item],
+        *,
+        rejected: Sequence[Record] = (),
+        upto: Checkpoint | None = None,
+    ) -> None:
         messages = [message_of(item, spec.kind, spec.tier, results=spec.results) for item in items]
-        ordinals = [item.ordinal for item in items if item.ordinal is not None]
-        if not messages:
+        ordinals = sorted(e.ordinal for e in (*items, *rejected) if e.ordinal is not None)
+        if not ordinals:
             return
+        args: list[Any] = [ordinals[0], upto.count if upto else ordinals[-1] + 1]
+        args += (upto.digest if upto else "", int(upto is not None), len(rejected))
+        for record in rejected:
+            args += (record.ordinal, record.status, record.to_json())
         with self._answering():
             queued = await self._submit(
-                keys=[keys.job(job), queue_of(spec.tier)],
-                args=[ordinals[0], ordinals[-1] + 1, *messages],
+                keys=[keys.job(job), queue_of(spec.tier), keys.settled(job), keys.records(job)],
+                args=[*args, *messages],
             )
-        if queued < 0:
-            raise JobError(f"there is no job {job}")
+        if queued == -1:
+            raise Forgotten(f"there is no job {job}")
+        if queued == -2:
+            raise Forgotten(f"Redis at {self._name} has lost a part of job {job}")
 
     async def settle(self, job: str, ordinal: int, record: Record) -> bool:
         return await self._end(job, ordinal, record, submitted=False)
@@ -252,6 +324,9 @@ class RedisStore:
     async def seal(self, job: str) -> None:
         await self._become(job, "sealed")
 
+    async def pause(self, job: str) -> None:
+        await self._become(job, "paused")
+
     async def cancel(self, job: str) -> None:
         await self._become(job, "cancelled")
 
@@ -265,9 +340,52 @@ class RedisStore:
         with self._answering():
             return await end_queued(self._redis, queue_of(spec.tier), job, end)
 
+    async def release(self, job: str, ordinal: int) -> bool:
+        with self._answering():
+            return await self._recovery.release(job, ordinal)
+
+    async def restore(
+        self,
+        job: str,
+        spec: JobSpec,
+        upto: Checkpoint,
+        written: bytes | None = None,
+        counts: Mapping[str, int] | None = None,
+    ) -> Restored:
+        with self._answering():
+            return await self._recovery.restore(job, spec, time.time(), upto, written, counts)
+
+    async def withdraw(self, job: str, ordinals: Collection[int]) -> set[int]:
+        with self._answering():
+            return await self._recovery.withdraw(job, ordinals)
+
+    async def resubmit(self, job: str, spec: JobSpec, items: Sequence[Item]) -> None:
+        if items:
+            with self._answering():
+                await self._recovery.resubmit(job, spec, items)
+
+    async def missing(self, job: str, tier: str, ordinals: Collection[int]) -> set[int]:
+        with self._answering():
+            return await missing(self._redis, job, tier, ordinals)
+
+    async def settled(self, job: str) -> bytes:
+        with self._answering():
+            return await self._redis.get(keys.settled(job)) or b""
+
+    async def keep(self, job: str, seconds: float) -> None:
+        with self._answering():
+            async with self._redis.pipeline(transaction=True) as all_of_it:
+                for key in (keys.job, keys.settled, keys.records, keys.dropped):
+                    all_of_it.expire(key(job), max(1, round(seconds)))
+                await all_of_it.execute()
+
+    async def note_output(self, job: str, output: str) -> None:
+        with self._answering():
+            await self._redis.hset(keys.job(job), "output", output)
+
     async def _become(self, job: str, state: JobState) -> None:
         with self._answering():
-            known = await self._set_state(keys=[keys.job(job)], args=[state])
+            known = await self._set_state(keys=[keys.job(job)], args=[state, *STATUSES])
         if not known:
             raise JobError(f"there is no job {job}")
 
@@ -289,7 +407,7 @@ class RedisStore:
         )
         entries = streams[0] if streams else []
         return Batch(
-            [Record.model_validate_json(fields[b"r"]) for _, fields in entries],
+            [_record_of(fields) for _, fields in entries],
             entries[-1][0].decode() if entries else after,
         )
 
@@ -377,6 +495,13 @@ class RedisStore:
 
     async def aclose(self) -> None:
         await self._redis.aclose()
+
+
+def _record_of(fields: Mapping[bytes, bytes]) -> Record:
+    record = Record.model_validate_json(fields[b"r"])
+    if record.ordinal is None and b"o" in fields:
+        return record.model_copy(update={"ordinal": int(fields[b"o"])})
+    return record
 
 
 def _reason(error: BaseException) -> str:

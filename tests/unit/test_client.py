@@ -75,9 +75,9 @@ class WatchedStore(MemoryStore):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "load_kind", {"echo": Echo}.__getitem__)
-    monkeypatch.setattr(client, "_WINDOW_POLL_S", 0.0)
-    monkeypatch.setattr(client, "_READ_S", 0.001)
+    monkeypatch.setattr(client.connection, "load_kind", {"echo": Echo}.__getitem__)
+    monkeypatch.setattr(client.job, "_WINDOW_POLL_S", 0.0)
+    monkeypatch.setattr(client.job, "_READ_S", 0.001)
 
 
 @pytest.fixture

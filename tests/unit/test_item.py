@@ -128,6 +128,7 @@ async def test_a_good_item() -> None:
     said = Completion("ONE", usage=Usage(prompt=7, completion=3))
     record = await Bench([said]).run_one()
     assert (record.id, record.status, record.data, record.error) == ("a", "ok", "ONE", None)
+    assert record.ordinal == 0
     assert (record.attempts, record.retried, record.usage) == (1, {}, said.usage)
     assert (record.tier, record.endpoint, record.model) == ("heavy", "spark", "m")
     assert record.finish_reason == "stop"
@@ -252,7 +253,7 @@ async def test_an_item_of_a_cancelled_job_is_not_asked() -> None:
     item = await bench.submit("one")
     await bench.store.cancel("j")
     record = await bench.run(item)
-    assert (record.status, record.attempts) == ("cancelled", 0)
+    assert (record.status, record.attempts, record.ordinal) == ("cancelled", 0, 0)
     assert bench.fake.requests == []
     assert (await bench.store.get("j")).done
 

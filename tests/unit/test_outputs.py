@@ -33,6 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def record(name: str, **changes: Any) -> dict[str, Any]:
     whole = Record(
         id=name,
+        ordinal=7,
         status="ok",
         data={"title": "Zürich 🏠", "n": [1, None, 2.5]},
         attempts=2,
@@ -268,6 +269,7 @@ def test_the_columns_of_parquet_are_those_of_the_record() -> None:
     types = {name: str(schema.field(name).type) for name in schema.names}
     assert types["data"] == types["evidence"] == types["retried"] == types["id"] == "string"
     assert types["attempts"] == "int64"
+    assert types["ordinal"] == "int64"
     assert types["error"] == "struct<kind: string, message: string, raw: string>"
     assert [str(field.type) for field in schema.field("usage").type] == ["int64"] * 4
     assert set(Timing.model_fields) == {field.name for field in schema.field("timing").type}

@@ -64,7 +64,14 @@ class ItemRunner:
             Dropped: its job is paused; the item is untouched and its client brings it again.
             Unavailable: Redis did not tell what the job is.
         """
-        record = await self._record_of(kind, item, params, request_id)
+        while True:
+            try:
+                record = await self._record_of(kind, item, params, request_id)
+                break
+            except Dropped:
+                if await self._store.release(item.job or "", item.ordinal or 0):
+                    raise
+                await self._jobs.look_again(item.job or "")  # it goes on already
         record = _writable(record)
         if item.job is not None and item.ordinal is not None:
             await self._settle(item.job, item.ordinal, record)
@@ -196,6 +203,7 @@ class ItemRunner:
         queued = started - item.submitted_at if item.submitted_at else None
         return Record(
             id=item.id,
+            ordinal=item.ordinal,
             status=_status_of(error),
             data=result.data,
             error=error,

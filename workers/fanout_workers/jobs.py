@@ -177,6 +177,12 @@ class Jobs:
             del self.aborted[next(iter(self.aborted))]
         log.info("job %s is cancelled: %d requests aborted", job, sum(ended))
 
+    async def look_again(self, job: str) -> None:
+        """Ask for the job's state whatever its age; raises as `task_of` does."""
+        if known := self._known.get(job):
+            known.checked_at = float("-inf")
+        await self.task_of(job)
+
     async def _looked_up(self, job: str) -> _Known:
         # A job's first items come all at once: one look-up serves them all. Each with its own
         # would want more connections than the client has, and compile the schema again.

@@ -32,7 +32,9 @@ _MAX_REPLY_BYTES = 8 * 2**20
 _CANARY = ChatRequest(messages=(Message(role="user", content="Say yes."),), max_tokens=16)
 #: Failures in which the server has worked.
 _ANSWERS = frozenset({Kind.TRUNCATED, Kind.REASONING, Kind.EMPTY})
-_ROOM = re.compile(r"(?:maximum context length|context length|max_model_len|n_ctx)\D{0,20}?(\d{3,9})")
+_ROOM = re.compile(
+    r"(?:maximum context length|context length|max_model_len|n_ctx)\D{0,20}?(\d{3,9})"
+)
 
 
 class ModelClient:
@@ -156,9 +158,7 @@ class ModelClient:
             )
         return served[0]
 
-    async def _post(
-        self, body: bytes, headers: dict[str, str], meter: Meter, budget: int
-    ) -> Reply:
+    async def _post(self, body: bytes, headers: dict[str, str], meter: Meter, budget: int) -> Reply:
         started = time.monotonic()
         async with self._sent("POST", self._url, headers, body) as response:
             if "text/event-stream" in response.headers.get("content-type", ""):
