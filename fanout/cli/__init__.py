@@ -35,7 +35,7 @@ _COMMANDS = {
     "agent": ("agent:agent", "Run sub-tasks at the same time and join their answers."),
     "status": ("jobs:status", "Show jobs with their counts."),
     "results": ("jobs:results", "Write the records of a job."),
-    "cancel": ("jobs:cancel", "End what has not started."),
+    "cancel": ("cancel:cancel", "Abort a job's requests and end what has not started."),
     "up": ("stack:up", "Start everything that is not configured."),
     "worker": ("stack:worker", "Run one worker process."),
     "flower": ("stack:flower", "Run Flower with fanout's columns."),
