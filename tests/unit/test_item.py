@@ -29,8 +29,8 @@ from fanout import (
 from fanout.testing import Answer, Completion, FakeEndpoint, MemoryStore, faults
 from fanout.wire import Usage, sha256_of
 from fanout_workers import item as item_module
-from fanout_workers.attempts import Asker, Dropped, Stopping
-from fanout_workers.item import ItemRunner
+from fanout_workers.attempts import Asker, Stopping
+from fanout_workers.item import ItemRunner, Released
 from fanout_workers.jobs import Jobs
 from fanout_workers.model import ModelClient
 from fanout_workers.permits import Permits
@@ -361,9 +361,9 @@ async def test_a_paused_job_s_items_are_dropped_before_they_start_and_finish_aft
     item = await bench.submit("one")
     running = asyncio.create_task(bench.run(item))
     await bench.fake.reached(1)
-    bench.store._jobs["j"].state = "paused"
+    await bench.store.pause("j")
     await bench.jobs.refresh()
-    with pytest.raises(Dropped):
+    with pytest.raises(Released):
         await bench.run(item.model_copy(update={"id": "b", "ordinal": 1}))
     bench.fake.release()
     assert (await running).status == "ok"

@@ -13,8 +13,9 @@ from celery.signals import worker_shutting_down
 from fanout import Item, Settings, Task, Unavailable
 from fanout.queue import queue_of, task_name
 from fanout_workers import events
-from fanout_workers.attempts import Dropped, Stopping
+from fanout_workers.attempts import Stopping
 from fanout_workers.intake import RESERVE, Intake
+from fanout_workers.item import Released
 from fanout_workers.pool import on_loop_start, on_loop_stop
 from fanout_workers.runtime import Runtime
 
@@ -95,10 +96,10 @@ def _register(app: Celery, runtime: Runtime, kind: str) -> None:
         item = Item.model_validate({"id": request.id, **fields})
         try:
             record = await runtime.runner.run(kind, item, params or {}, request.id)
+        except Released:
+            return None  # not settled: whoever goes on with the job submits it anew
         except Stopping as stopping:
             raise Reject("this worker cannot run it now", requeue=True) from stopping
-        except Dropped:
-            return None  # acknowledged: its client submits it again
         except Unavailable as away:
             # Not settled: acknowledged, it would be lost. The pause keeps it from going round.
             await asyncio.sleep(_AWAY_S)

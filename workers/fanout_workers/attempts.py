@@ -46,15 +46,11 @@ class Stopping(Exception):
 
 
 class Unwanted(Exception):
-    """The item's job has been cancelled."""
+    """The item's job has been cancelled, or paused before the item began."""
 
 
-class Dropped(Unwanted):
-    """The item's job is paused and the item had not started: its client brings it again."""
-
-
-def _wanted() -> None:
-    """Nobody says otherwise."""
+def _always() -> bool:
+    return True
 
 
 @dataclass(slots=True, eq=False)
@@ -72,8 +68,7 @@ class Effort:
         in_flight: requests at the servers.
         in_flight_s: seconds spent within requests, added up where several ran at once.
         reply: the last reply.
-        check_wanted: raises `Unwanted` when the item no longer is; called with a permit in hand,
-            so it must not wait.
+        wanted: whether the item still is; asked with a permit in hand, so it must not wait.
     """
 
     attempts: int = 0
@@ -86,7 +81,7 @@ class Effort:
     in_flight: int = 0
     in_flight_s: float = 0.0
     reply: Reply | None = None
-    check_wanted: Callable[[], None] = _wanted
+    wanted: Callable[[], bool] = _always
 
     def is_fresh(self) -> bool:
         """Whether nothing is lost when another worker runs the item."""
@@ -234,7 +229,8 @@ class Asker:
         async with waiting as permit:
             if self._stopping.is_set():  # what waited for a permit is not in flight yet
                 raise Stopping
-            effort.check_wanted()
+            if not effort.wanted():
+                raise Unwanted
             effort.permit_s += permit.waited_s
             effort.endpoint = name = permit.endpoint.name
             client = self._clients[name]

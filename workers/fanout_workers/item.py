@@ -27,11 +27,16 @@ from fanout import (
 from fanout.depth import MAX_DEPTH
 from fanout.store import Store
 from fanout.wire import sha256_of
-from fanout_workers.attempts import Asker, Dropped, Effort, Stopping, Unwanted
+from fanout_workers.attempts import Asker, Effort, Stopping, Unwanted
 from fanout_workers.jobs import Jobs
 from fanout_workers.outcomes import Outcomes
 
 log = logging.getLogger(__name__)
+
+
+class Released(Exception):
+    """The item's job is paused: the item waits in the client's hands, without a record."""
+
 
 #: Characters of the model's last reply kept in a record.
 _RAW_LIMIT = 16_000
@@ -61,17 +66,10 @@ class ItemRunner:
 
         Raises:
             Stopping: the worker shuts down; the item is untouched and has to be run again.
-            Dropped: its job is paused; the item is untouched and its client brings it again.
+            Released: its job is paused; the message has served its purpose.
             Unavailable: Redis did not tell what the job is.
         """
-        while True:
-            try:
-                record = await self._record_of(kind, item, params, request_id)
-                break
-            except Dropped:
-                if await self._store.release(item.job or "", item.ordinal or 0):
-                    raise
-                await self._jobs.look_again(item.job or "")  # it goes on already
+        record = await self._record_of(kind, item, params, request_id)
         record = _writable(record)
         if item.job is not None and item.ordinal is not None:
             await self._settle(item.job, item.ordinal, record)
@@ -95,8 +93,7 @@ class ItemRunner:
         started = time.time()
         clock = time.monotonic()
         effort = Effort()
-        if item.job is not None:
-            effort.check_wanted = partial(self._check_wanted, item.job, effort)
+        effort.wanted = partial(self._wanted, item, effort)
         task: Task | None = None
         result, error = Result(None), None
         try:
@@ -104,7 +101,8 @@ class ItemRunner:
                 task = self._jobs.task_for(kind, params)
             else:
                 task, _ = await self._jobs.task_of(item.job)
-            effort.check_wanted()
+            if not effort.wanted():
+                raise Unwanted
             result = await self._until_cancelled(
                 item.job, effort, self._result_of(task, item.payload, effort, request_id)
             )
@@ -114,11 +112,12 @@ class ItemRunner:
                 message=failure.message,
                 raw=failure.raw[:_RAW_LIMIT] if failure.raw else None,
             )
-        except (Stopping, Dropped, Unavailable):
-            raise
         except Unwanted:
+            await self._unless_paused(item)
             when = "while this was at the server" if effort.in_flight_s else "before this was sent"
             error = ErrorInfo(kind="cancelled", message=f"the job was cancelled {when}")
+        except (Stopping, Unavailable):
+            raise
         except FanoutError as problem:
             error = ErrorInfo(kind="input", message=str(problem))
         except Exception as bug:
@@ -127,12 +126,15 @@ class ItemRunner:
             error = ErrorInfo(kind="task", message=f"task kind {kind}: {bug!r}")
         return self._record(item, task, effort, result, error, started, time.monotonic() - clock)
 
-    def _check_wanted(self, job: str, effort: Effort) -> None:
-        state = self._jobs.state(job)
-        if state == "cancelled":
-            raise Unwanted
-        if state == "paused" and effort.is_fresh():
-            raise Dropped
+    def _wanted(self, item: Item, effort: Effort) -> bool:
+        return item.job is None or self._jobs.wanted(item.job, fresh=effort.is_fresh())
+
+    async def _unless_paused(self, item: Item) -> None:
+        if item.job is None or item.ordinal is None or not self._jobs.wanted(item.job):
+            return
+        if await self._jobs.released(item.job, item.ordinal):
+            raise Released
+        raise Stopping  # the job goes on already: back into the queue
 
     async def _until_cancelled(
         self, job: str | None, effort: Effort, running: Coroutine[Any, Any, Result]

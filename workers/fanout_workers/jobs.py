@@ -104,7 +104,7 @@ class Jobs:
             del work.scopes[scope]
             if not work.scopes:
                 del self._work[job]
-                if self.state(job) == "cancelled":
+                if not self.wanted(job):
                     self.on_cancelled()
 
     def in_flight(self) -> dict[str, int]:
@@ -115,10 +115,22 @@ class Jobs:
         """What was aborted, as `WorkerInfo` has it."""
         return {job: [told.requests, told.items] for job, told in self.aborted.items()}
 
-    def state(self, job: str) -> JobState:
-        """The state of a job in work, as of about half a second ago; at once."""
+    def wanted(self, job: str, *, fresh: bool = False) -> bool:
+        """Whether a `running` job has not been cancelled, as of half a second ago; at once.
+
+        An item that is `fresh`, of which nothing has been sent, is not wanted of a paused job.
+        """
         known = self._known.get(job)
-        return "open" if known is None else known.state
+        unwanted = ("cancelled", "paused") if fresh else ("cancelled",)
+        return known is None or known.state not in unwanted
+
+    async def released(self, job: str, ordinal: int) -> bool:
+        """Whether a fresh item has been given back, because its job is paused now."""
+        known = self._known.get(job)
+        if known is None or known.state != "paused":
+            return False
+        known.checked_at = 0.0  # a job that goes on must not wait until this is old
+        return await self._store.release(job, ordinal)
 
     def open(self) -> None:
         """Begin to keep states up to date; not from an item, whose context would be kept."""
@@ -176,12 +188,6 @@ class Jobs:
         while len(self.aborted) > _TOLD_LIMIT:
             del self.aborted[next(iter(self.aborted))]
         log.info("job %s is cancelled: %d requests aborted", job, sum(ended))
-
-    async def look_again(self, job: str) -> None:
-        """Ask for the job's state whatever its age; raises as `task_of` does."""
-        if known := self._known.get(job):
-            known.checked_at = float("-inf")
-        await self.task_of(job)
 
     async def _looked_up(self, job: str) -> _Known:
         # A job's first items come all at once: one look-up serves them all. Each with its own
