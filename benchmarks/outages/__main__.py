@@ -92,7 +92,9 @@ def outage(options: argparse.Namespace, kind: str) -> Line:
     }
     with rig([Server("spark", options.n, mean_s=MEAN_S)], {"default": options.workers}) as made:
         times: list[float] = []
-        task = asyncio.run(_run(made, options, lambda: times.append(_away(made, kind, options.down))))
+        task = asyncio.run(
+            _run(made, options, lambda: times.append(_away(made, kind, options.down)))
+        )
         return {
             "back_s": round(times[0], 1),
             "lost": task.lost,

@@ -17,6 +17,7 @@ from fanout.registry import load_kind
 from fanout.settings import Settings, load_settings
 from fanout.store import RedisStore, Store
 from fanout.task import Task
+from fanout.timeouts import check_timeouts
 from fanout.wire import JobSpec
 
 
@@ -85,6 +86,7 @@ class Fanout:
 
         Raises:
             UsageError: no such kind or tier, or the parameters are not the kind's.
+            ConfigError: an endpoint's timeout_s is too short for what the job may take.
             Unavailable: Redis does not answer.
         """
         task = kind if isinstance(kind, type) else load_kind(kind)
@@ -94,6 +96,7 @@ class Fanout:
             raise UsageError(f"{task.name}: {_first_problem(error)}") from None
         if window is not None and window < 1:
             raise UsageError("the window holds at least one item")
+        check_timeouts(self.settings.endpoints_of(self.settings.tier_or_default(tier)), checked)
         spec = JobSpec(
             kind=task.name,
             tier=self.settings.tier_or_default(tier),

@@ -45,6 +45,7 @@ from fanout.wire import sha256_of
 #: What is wrong with a value.
 Problems = Callable[[object], list[str]]
 
+
 class SchemaError(UsageError):
     """A schema cannot be loaded or used."""
 
