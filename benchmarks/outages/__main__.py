@@ -36,7 +36,7 @@ FAULTS = {
     "broken": ("--fault", "broken=1"),
     "hang": ("--fault", "hang=1"),
 }
-#: Where each request takes this long, derived timeouts are a minute: max_tokens = 64 at 64 a second.
+#: What a request takes, and its budget: at 64 tokens/s its derived timeout is about a minute.
 MEAN_S = 1.0
 TOKENS = 64
 
@@ -92,9 +92,11 @@ def outage(options: argparse.Namespace, kind: str) -> Line:
     }
     with rig([Server("spark", options.n, mean_s=MEAN_S)], {"default": options.workers}) as made:
         times: list[float] = []
-        task = asyncio.run(
-            _run(made, options, lambda: times.append(_away(made, kind, options.down)))
-        )
+
+        def event() -> None:
+            times.append(_away(made, kind, options.down))
+
+        task = asyncio.run(_run(made, options, event))
         return {
             "back_s": round(times[0], 1),
             "lost": task.lost,

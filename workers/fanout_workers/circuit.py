@@ -7,8 +7,9 @@
 An endpoint that refuses everything has the fewest requests in flight, so the least loaded choice
 would send it all there is. While its circuit is open it gets none; half open it gets one at a
 time; after timeouts and broken replies that one is not an item's but a canary, a request for a few
-tokens (`fanout_workers.health`). A Retry-After only makes a pause, without a state of its own: the server has said when. A
-server that is full, and refuses beside what it works on, is none that is down.
+tokens (`fanout_workers.health`). A Retry-After only makes a pause, without a state of its own: the
+server has said when. A server that is full, and refuses beside what it works on, is none that is
+down.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _effort(request: ChatRequest, endpoint: Endpoint) -> str | None:
 
 
 def _larger(current: ChatRequest, failure: Failure, endpoint: Endpoint, room: int | None) -> int:
-    """Twice the budget, or as much of it as the model and the endpoint's timeout_s have room for."""
+    """Twice the budget, or as much of it as the model and timeout_s have room for."""
     budget = 2 * current.max_tokens
     limits: list[str] = []
     if room is not None and failure.usage is not None and failure.usage.prompt:

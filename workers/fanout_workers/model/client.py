@@ -28,7 +28,7 @@ from fanout_workers.model.stream import Meter, StreamedReply, data_lines
 _MODELS_S = 30.0
 #: A reply longer than this is a server gone wrong: a million tokens are half of it.
 _MAX_REPLY_BYTES = 8 * 2**20
-#: What a server is asked to see whether it completes anything at all. Some break on a budget of one.
+#: What shows whether a server completes anything at all. Some break on a budget of one.
 _CANARY = ChatRequest(messages=(Message(role="user", content="Say yes."),), max_tokens=16)
 #: Failures in which the server has worked.
 _ANSWERS = frozenset({Kind.TRUNCATED, Kind.REASONING, Kind.EMPTY})
