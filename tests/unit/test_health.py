@@ -9,9 +9,9 @@ import pytest
 from fanout import Endpoint, Failure, Kind
 from fanout.testing import FakeEndpoint, faults
 from fanout_workers import health
-from fanout_workers.circuit import Circuit
 from fanout_workers.health import Health
 from fanout_workers.model import ModelClient
+from fanout_workers.permits import Permits
 
 pytestmark = pytest.mark.anyio
 
@@ -23,8 +23,9 @@ class Bench:
         self.now = 0.0
         self.fake = FakeEndpoint()
         endpoint = Endpoint(name="spark", url="http://spark", model=model)
-        self.circuit = Circuit("spark", lambda: self.now)
-        self.health = Health({"spark": ModelClient(endpoint, self.fake)}, {"spark": self.circuit})
+        self.permits = Permits([endpoint], lambda: self.now)
+        self.circuit = self.permits.load("spark").circuit
+        self.health = Health({"spark": ModelClient(endpoint, self.fake)}, self.permits)
 
     def fail(self, kind: Kind = Kind.CONNECT, times: int = 5) -> None:
         for _ in range(times):
@@ -124,6 +125,24 @@ async def test_a_canary_need_not_make_sense(fault: faults.Fault) -> None:
     await bench.health.problems()
     await bench.canary_ended()
     assert bench.circuit.state == "closed"
+
+
+async def test_a_canary_is_never_one_more_than_n() -> None:
+    bench = Bench()
+    bench.fail(Kind.SERVER, 10)
+    bench.permits.set_limit("spark", 0)
+    await bench.health.problems()
+    await bench.canary_ended()
+    assert bench.fake.requests == []
+    bench.permits.set_limit("spark", 1)
+    bench.fake.hold()
+    await bench.health.problems()
+    await bench.fake.reached(1)
+    assert bench.permits.in_flight() == {"spark": 1}
+    bench.fake.release()
+    await bench.canary_ended()
+    assert bench.circuit.state == "closed"
+    assert bench.permits.in_flight() == {"spark": 0}
 
 
 async def test_a_canary_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

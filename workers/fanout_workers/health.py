@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fanout import ConfigError, Failure, Kind
-from fanout_workers.circuit import Circuit
 from fanout_workers.model import ModelClient
+from fanout_workers.permits import Permits
 
 _TIMEOUT_S = 5.0
 #: Seconds that a canary may take, doubled with each that has failed: a server with a long queue
@@ -37,12 +37,13 @@ class Health:
 
     Args:
         clients: the model clients, by endpoint name.
-        circuits: the endpoints' circuits, by the same names.
+        permits: of the same endpoints; has their circuits.
     """
 
-    def __init__(self, clients: Mapping[str, ModelClient], circuits: Mapping[str, Circuit]) -> None:
+    def __init__(self, clients: Mapping[str, ModelClient], permits: Permits) -> None:
         self._clients = clients
-        self._circuits = circuits
+        self._permits = permits
+        self._circuits = {name: permits.load(name).circuit for name in clients}
         self._canaries: set[asyncio.Task[None]] = set()
 
     async def problems(self, *, first: bool = False) -> dict[str, str]:
@@ -65,27 +66,31 @@ class Health:
             else:
                 circuit.looked_at(seen.problem if seen.is_unfit else None)
             if circuit.wants_canary:
-                # Beside the looks: its reply may take longer than a report may wait.
-                sending = _send_canary(self._clients[name], circuit, circuit.begin())
-                canary = asyncio.create_task(sending, name="canary")
-                self._canaries.add(canary)
-                canary.add_done_callback(self._canaries.discard)
+                self._send_canary(name)
             if problem := seen.problem or circuit.problem:
                 problems[name] = problem
         return problems
 
+    def _send_canary(self, name: str) -> None:
+        # Beside the looks: its reply may take longer than a report may wait.
+        canary = asyncio.create_task(self._probe(name), name="canary")
+        self._canaries.add(canary)
+        canary.add_done_callback(self._canaries.discard)
 
-async def _send_canary(client: ModelClient, circuit: Circuit, epoch: int) -> None:
-    doubled = _CANARY_S * 2.0 ** min(circuit.openings - 1, 10)
-    patience = min(doubled, max(_CANARY_S, client.longest_s))
-    try:
-        await client.canary(patience)
-    except Failure as failure:
-        circuit.failed(epoch, failure)
-    else:
-        circuit.answered(epoch)
-    finally:
-        circuit.given_up(epoch)  # changes nothing once it has failed or been answered
+    async def _probe(self, name: str) -> None:
+        client, circuit = self._clients[name], self._circuits[name]
+        if not circuit.wants_canary:
+            return
+        doubled = _CANARY_S * 2.0 ** min(circuit.openings - 1, 10)
+        with self._permits.probe(name) as epoch:
+            if epoch is None:  # the next look tries again
+                return
+            try:
+                await client.canary(min(doubled, max(_CANARY_S, client.longest_s)))
+            except Failure as failure:
+                circuit.failed(epoch, failure)
+            else:
+                circuit.answered(epoch)
 
 
 async def _look_at(client: ModelClient) -> _Seen:

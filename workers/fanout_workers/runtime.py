@@ -102,9 +102,7 @@ class Runtime:
         )
         endpoints = self._settings.endpoints_of(self._tier)
         clients = {one.name: ModelClient(one, self._transport) for one in endpoints}
-        health = Health(
-            clients, {load.endpoint.name: load.circuit for load in self.permits.loads()}
-        )
+        health = Health(clients, self.permits)
         self._note_problems(await health.problems(first=True))
         pages = {one.name: ServerPage(one, self._transport) for one in endpoints}
         tallies = {one.name: Tally(one.stream) for one in endpoints}

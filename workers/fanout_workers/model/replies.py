@@ -63,8 +63,8 @@ def error_in(body: Mapping[str, Any]) -> Failure | None:
     if not error:
         return None
     code = error.get("code") if isinstance(error, dict) else None
-    with suppress(TypeError, ValueError):
-        code = int(code)  # type: ignore[arg-type] - whatever it is
+    with suppress(ValueError):
+        code = int(str(code))
     status = code if isinstance(code, int) and 400 <= code <= 599 else None
     whole = orjson.dumps(body)
     return Failure(
