@@ -28,7 +28,7 @@ from fanout import (
     Task,
 )
 from fanout.testing import MemoryStore
-from fanout_workers.attempts import Asker
+from fanout_workers.attempts import Asker, Effort
 from fanout_workers.item import ItemRunner
 from fanout_workers.jobs import Jobs
 from fanout_workers.model import ModelClient, client, open_transport
@@ -283,18 +283,37 @@ async def test_a_re_ask_does_not_grow() -> None:
     assert [len(messages) for messages in bench.sent("messages")] == [1, 3, 3]
 
 
+async def stalled(request: web.Request, body: dict[str, Any], n: int) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await response.prepare(request)
+    for word in ("{", '"t', "it"):
+        chunk = {"choices": [{"delta": {"content": word}}]}
+        await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+    await asyncio.Event().wait()
+    return response
+
+
+async def test_a_stream_that_is_aborted_counts_what_came() -> None:
+    bench = Bench(stalled)
+    effort = Effort()
+    async with bench.running(stream=True):
+        request = Titles(None).requests(None)[0]
+        asking = asyncio.create_task(
+            bench.asker.ask(Titles(None), request, None, effort, "req"),
+        )
+        async with asyncio.timeout(20):
+            while sum(flight.meter.chunks for flight in bench.asker._tallies["s"]._flights) < 3:
+                await asyncio.sleep(0.01)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    assert effort.usage.completion == 3
+    assert bench.permits.in_flight() == {"s": 0}
+
+
 async def test_a_stream_that_stalls_is_a_timeout_that_counts_what_came(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def stalled(request: web.Request, body: dict[str, Any], n: int) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
-        for word in ("{", '"t', "it"):
-            chunk = {"choices": [{"delta": {"content": word}}]}
-            await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
-        await asyncio.Event().wait()
-        return response
-
     real = client.derive
     monkeypatch.setattr("fanout.timeouts.PREFILL_S", 0.3)
     monkeypatch.setattr(client, "derive", lambda tokens, speed, wanted: real(tokens, 1000.0, None))

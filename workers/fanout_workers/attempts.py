@@ -247,6 +247,10 @@ class Asker:
                 effort.avoid = name if failure.kind in _ELSEWHERE else None
                 failure.excused = await self._is_excused(failure, permit, client, failed)
                 raise
+            except asyncio.CancelledError:
+                if flight.meter.chunks:  # of a stream that is aborted, what came was made
+                    effort.usage += Usage(completion=flight.meter.chunks)
+                raise
             finally:
                 effort.in_flight -= 1
                 effort.in_flight_s += time.monotonic() - began
