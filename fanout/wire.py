@@ -82,6 +82,7 @@ class Timing(_Wire):
     Attributes:
         queued_s: from submission to the start in a worker.
         permit_s: waiting for a permit of the endpoint, over all attempts.
+        in_flight_s: within requests, over all attempts; added up where several ran at once.
         ttft_s: to the first token of the last attempt; measured when streaming, else the server's.
         total_s: from the start in a worker to the end.
         tokens_per_s: completion tokens of the last attempt over the time it was in flight.
@@ -90,6 +91,7 @@ class Timing(_Wire):
 
     queued_s: float | None = None
     permit_s: float | None = None
+    in_flight_s: float | None = None
     ttft_s: float | None = None
     total_s: float | None = None
     tokens_per_s: float | None = None

@@ -408,6 +408,28 @@ class StoreContract:
         await store.settle("j", 0, record(0, "cancelled"))
         assert (await store.get("j")).done
 
+    async def test_queued_items_end_together_and_their_messages_go(self, store: Store) -> None:
+        for job in ("j", "k"):
+            await store.create(job, SPEC)
+        for first in range(0, 1200, 300):  # more than a page, and two jobs in one queue
+            await store.submit("j", SPEC, items("j", first, 300))
+            await store.submit("k", SPEC, items("k", first, 300))
+        await store.settle("j", 5, record(5))
+        await store.cancel("j")
+
+        def cancelled(item: Item) -> Record:
+            return Record(id=item.id, ordinal=item.ordinal, status="cancelled")
+
+        assert await store.end_queued("j", cancelled) == 1200
+        counts = (await store.get("j")).counts
+        assert (counts.ok, counts.cancelled, counts.open) == (1, 1199, 0)
+        assert await store.queued("heavy") == 1200
+        assert (await store.get("k")).counts.open == 1200
+        assert await store.end_queued("j", cancelled) == 0
+        assert len(await read_ids(store, "j", limit=2000)) == 1200
+        with pytest.raises(JobError):
+            await store.end_queued("nope", cancelled)
+
     async def test_a_sealed_job_can_be_cancelled(self, store: Store) -> None:
         await store.create("j", SPEC)
         await store.seal("j")

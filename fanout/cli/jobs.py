@@ -1,4 +1,4 @@
-"""`fanout status`, `results` and `cancel`: jobs that were submitted earlier, here or elsewhere."""
+"""`fanout status` and `results`: jobs that were submitted earlier, here or elsewhere."""
 
 from __future__ import annotations
 
@@ -109,13 +109,6 @@ def results(
     return Exit.CLEAN if clean else Exit.NOT_OK
 
 
-def cancel(job: JobId, *, redis: options.Redis = None) -> int:
-    """End what has not started; what runs is left to finish."""
-    cancelled = aio.run(_cancel(redis, job))
-    note(f"job {job} is cancelled" if cancelled else f"job {job} was done already")
-    return Exit.CLEAN
-
-
 async def _status(redis: str | None, job: str | None) -> tuple[list[JobInfo], dict[str, str]]:
     async with connect(redis) as fo:
         ids = [job] if job else await fo.store.jobs()
@@ -176,15 +169,6 @@ async def _claim(fo: Fanout, info: JobInfo, target: Target) -> None:
         file = JobFile.new(info.id, info.spec, fo.settings, (), {})
         file.reached(info.input, {})
         target.continue_elsewhere(file, await collected_of(fo.store, info))
-
-
-async def _cancel(redis: str | None, job_id: str) -> bool:
-    async with connect(redis) as fo:
-        job = await fo.job(job_id)
-        if (await job.info()).done:
-            return False
-        await job.cancel()
-        return True
 
 
 def _dump(value: object) -> object:

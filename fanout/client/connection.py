@@ -23,6 +23,7 @@ from fanout.settings import Settings, load_settings
 from fanout.store import Checkpoint, RedisStore, Store
 from fanout.store.patience import Patience, patient
 from fanout.task import Task
+from fanout.timeouts import check_timeouts
 from fanout.wire import JobSpec
 
 log = logging.getLogger(__name__)
@@ -123,6 +124,7 @@ class Fanout:
 
         Raises:
             UsageError: no such kind or tier, or the parameters are not the kind's.
+            ConfigError: an endpoint's timeout_s is too short for what the job may take.
             Unavailable: Redis does not answer.
         """
         spec = self.spec(kind, tier=tier, results=results, **params)
@@ -159,6 +161,7 @@ class Fanout:
             checked = task.Params.model_validate(params)
         except ValidationError as error:
             raise UsageError(f"{task.name}: {_first_problem(error)}") from None
+        check_timeouts(self.settings.endpoints_of(self.settings.tier_or_default(tier)), checked)
         return JobSpec(
             kind=task.name,
             tier=self.settings.tier_or_default(tier),

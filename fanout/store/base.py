@@ -5,7 +5,7 @@ One contract suite (tests/store_contract.py) runs over every implementation.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -133,6 +133,8 @@ class WorkerInfo:
         kinds: names of the task kinds it can run.
         problems: what is wrong with an endpoint, by name; well ones are left out.
         circuits: state of each endpoint's circuit, by name: closed, open or half-open.
+        jobs: requests at the servers by job; a job that is not in work is left out.
+        aborted: [requests aborted, items they were of] by cancelled job, of the latest few.
     """
 
     name: str
@@ -142,6 +144,8 @@ class WorkerInfo:
     kinds: tuple[str, ...] = ()
     problems: dict[str, str] = field(default_factory=dict)
     circuits: dict[str, str] = field(default_factory=dict)
+    jobs: dict[str, int] = field(default_factory=dict)
+    aborted: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +300,12 @@ class Store(Protocol):
 
     async def cancel(self, job: str) -> None:
         """Say that items that have not started shall not."""
+
+    async def end_queued(self, job: str, record_of: Callable[[Item], Record]) -> int:
+        """Settle the items of the job that no worker has taken, and forget their messages.
+
+        Returns how many there were; an unknown job is a `JobError`.
+        """
 
     async def state(self, job: str) -> JobState | None:
         """The job's state alone; None if it is unknown."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, cast
@@ -33,6 +33,7 @@ from fanout.store.base import (
     WorkerInfo,
 )
 from fanout.store.checkup import Checkup
+from fanout.store.ending import end_queued
 from fanout.store.recovery import Recovery
 from fanout.store.settling import Ending, Settling
 from fanout.store.whereabouts import missing
@@ -338,6 +339,16 @@ class RedisStore:
 
     async def cancel(self, job: str) -> None:
         await self._become(job, "cancelled")
+
+    async def end_queued(self, job: str, record_of: Callable[[Item], Record]) -> int:
+        spec = (await self.get(job)).spec
+
+        async def end(item: Item) -> None:
+            if item.ordinal is not None:
+                await self.settle(job, item.ordinal, record_of(item))
+
+        with self._answering():
+            return await end_queued(self._redis, queue_of(spec.tier), job, end)
 
     async def release(self, job: str, ordinal: int) -> bool:
         with self._answering():

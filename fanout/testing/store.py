@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -163,6 +163,15 @@ class MemoryStore:
 
     async def cancel(self, job: str) -> None:
         self._known(job).state = "cancelled"
+
+    async def end_queued(self, job: str, record_of: Callable[[Item], Record]) -> int:
+        queue = self._queues.get(self._known(job).spec.tier, deque())
+        found = [item for item in queue if item.job == job]
+        for item in found:
+            if item.ordinal is not None:
+                await self.settle(job, item.ordinal, record_of(item))
+            queue.remove(item)
+        return len(found)
 
     async def release(self, job: str, ordinal: int) -> bool:
         known = self._jobs.get(job)

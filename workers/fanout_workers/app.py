@@ -97,9 +97,7 @@ def _register(app: Celery, runtime: Runtime, kind: str) -> None:
         try:
             record = await runtime.runner.run(kind, item, params or {}, request.id)
         except Released:
-            return (
-                None  # acknowledged, but not settled: whoever goes on with the job submits it anew
-            )
+            return None  # not settled: whoever goes on with the job submits it anew
         except Stopping as stopping:
             raise Reject("this worker cannot run it now", requeue=True) from stopping
         except Unavailable as away:

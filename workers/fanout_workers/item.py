@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -96,7 +95,6 @@ class ItemRunner:
         clock = time.monotonic()
         effort = Effort()
         effort.wanted = partial(self._wanted, item, effort)
-        watch = self._jobs.running(item.job) if item.job else nullcontext()
         task: Task | None = None
         result, error = Result(None), None
         try:
@@ -106,8 +104,9 @@ class ItemRunner:
                 task, _ = await self._jobs.task_of(item.job)
             if not effort.wanted():
                 raise Unwanted
-            with watch:
-                result = await self._result_of(task, item.payload, effort, request_id)
+            result = await self._until_cancelled(
+                item.job, effort, self._result_of(task, item.payload, effort, request_id)
+            )
         except Failure as failure:
             error = ErrorInfo(
                 kind=failure.kind,
@@ -116,7 +115,8 @@ class ItemRunner:
             )
         except Unwanted:
             await self._unless_paused(item)
-            return self._cancelled(item)
+            when = "while this was at the server" if effort.in_flight_s else "before this was sent"
+            error = ErrorInfo(kind="cancelled", message=f"the job was cancelled {when}")
         except (Stopping, Unavailable):
             raise
         except JobError as unknown:
@@ -139,6 +139,22 @@ class ItemRunner:
         if await self._jobs.released(item.job, item.ordinal):
             raise Released
         raise Stopping  # the job goes on already: back into the queue
+
+    async def _until_cancelled(
+        self, job: str | None, effort: Effort, running: Coroutine[Any, Any, Result]
+    ) -> Result:
+        """What `running` gives; raises `Unwanted` as soon as the job is cancelled."""
+        if job is None:
+            return await running
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                with self._jobs.running(job, scope, effort):
+                    return await running
+        except TimeoutError:
+            if scope.expired():
+                raise Unwanted from None
+            raise
 
     async def _result_of(
         self, task: Task, raw_payload: Any, effort: Effort, request_id: str
@@ -207,6 +223,7 @@ class ItemRunner:
             timing=Timing(
                 queued_s=_seconds(queued),
                 permit_s=_seconds(effort.permit_s),
+                in_flight_s=_seconds(effort.in_flight_s),
                 ttft_s=_seconds(reply.ttft_s) if reply else None,
                 total_s=_seconds(total_s),
                 tokens_per_s=speed,
@@ -215,16 +232,6 @@ class ItemRunner:
             evidence=result.evidence,
             input_sha256=sha256_of(item.payload),
             schema_sha256=task.schema_sha256 if task else None,
-        )
-
-    def _cancelled(self, item: Item) -> Record:
-        return Record(
-            id=item.id,
-            ordinal=item.ordinal,
-            status="cancelled",
-            error=ErrorInfo(kind="cancelled", message="the job was cancelled"),
-            tier=self._tier,
-            timing=Timing(finished_at=round(time.time(), 3)),
         )
 
 
@@ -244,6 +251,8 @@ def _writable(record: Record) -> Record:
 def _status_of(error: ErrorInfo | None) -> Any:
     if error is None:
         return "ok"
+    if error.kind == "cancelled":
+        return "cancelled"
     return getattr(error.kind, "ends_as", "failed")
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from itertools import islice
@@ -163,6 +163,22 @@ class Permits:
             raise Fenced from error
         finally:
             load.scopes.discard(scope)
+            self._give_back(load, epoch)
+
+    @contextmanager
+    def probe(self, endpoint: str) -> Iterator[int | None]:
+        """A place for a request that is no item's, whatever its circuit says, if there is room.
+
+        Gives the epoch of its circuit, or None: then nothing may be sent.
+        """
+        load = self._loads[endpoint]
+        if load.in_flight >= load.limit or self._clock() >= load.valid_until:
+            yield None
+            return
+        epoch = self._start(load)
+        try:
+            yield epoch
+        finally:
             self._give_back(load, epoch)
 
     def loads(self) -> tuple[Load, ...]:
