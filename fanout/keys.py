@@ -29,6 +29,9 @@ def worker(name: str) -> str:
     return f"{PREFIX}:worker:{name}"
 
 
+#: Stream: what was in a queue and is no message, with queue, reason, bytes, message; bounded.
+DEAD_LETTERS = f"{PREFIX}.dead"
+
 #: Fields of an endpoint's hash. N is `n` if it was set by hand, else `auto` if the controller has
 #: set it, else the configuration's.
 CONCURRENCY = "n"

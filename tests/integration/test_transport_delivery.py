@@ -383,7 +383,7 @@ def test_silent_consumers_are_counted_and_polite_ones_are_not(place: Place) -> N
     place.publish("a")
     for times in (1, 2):
         with silent(place, 1), place.connected() as other:
-            wait_for(lambda: sweep(other) or place.redis.llen("work"), "the redelivery")  # noqa: B023
+            wait_for(lambda: sweep(other) or place.redis.llen("work"), "the redelivery")
         with place.connected() as polite:  # gives it back as it is closed
             reader = Reader(polite, prefetch_count=1)
             reader.read(1)
@@ -471,7 +471,13 @@ def test_dead_letters_are_bounded(place: Place) -> None:
 def test_garbage_among_the_unacknowledged_holds_nobody_up(place: Place) -> None:
     place.publish("good")
     with silent(place, 1), place.connected(dead_letter_key="dead") as other:
-        garbage = ["{", "[]", '["a", "", "work"]', "[{}, [], {}]", '[{"properties": 1}, "", "work"]']
+        garbage = [
+            "{",
+            "[]",
+            '["a", "", "work"]',
+            "[{}, [], {}]",
+            '[{"properties": 1}, "", "work"]',
+        ]
         for number, entry in enumerate(garbage):
             place.redis.hset("unacked", f"tag-{number}", entry)
             place.redis.zadd("unacked_index", {f"tag-{number}": 1})

@@ -18,6 +18,7 @@ from celery.exceptions import Reject, SecurityWarning
 
 from fanout import FanoutError, load_settings
 from fanout.registry import load_kinds
+from fanout_workers import quarantine
 from fanout_workers.app import create_app
 
 EXIT_USAGE = 2
@@ -42,9 +43,11 @@ def main(argv: list[str] | None = None) -> int:
         settings = load_settings(redis=options.redis)
         for endpoint in settings.endpoint.values():
             endpoint.key()  # read now, where a person sees what is wrong with it
-        app = create_app(
-            settings, settings.tier_or_default(options.tier), name, load_kinds(options.task)
-        )
+        tier, kinds = settings.tier_or_default(options.tier), load_kinds(options.task)
+        if options.quarantine:
+            number, fd = options.quarantine
+            return quarantine.serve(settings, tier, f"quarantine-{number}-{name}", kinds, fd)
+        app = create_app(settings, tier, name, kinds, command=_quarantine(name, argv))
     except FanoutError as error:
         print(f"fanout worker: {error}", file=sys.stderr)  # noqa: T201 - the command's own words
         return EXIT_USAGE
@@ -58,6 +61,15 @@ def main(argv: list[str] | None = None) -> int:
     _collect_garbage_less_often()
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _quarantine(name: str, argv: list[str] | None) -> list[str]:
+    """The command of a quarantine: this one again, with the worker's name."""
+    given = sys.argv[1:] if argv is None else argv
+    return [
+        *(sys.executable, "-P", "-m", "fanout_workers", *given),
+        *("--name", name, "--quarantine"),
+    ]
 
 
 def _collect_garbage_less_often() -> None:
@@ -80,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name")
     parser.add_argument("--task", action="append", default=[])
     parser.add_argument("--loglevel", default="info", choices=("debug", "info", "warning", "error"))
+    # The process's number and its end of a socket: see fanout_workers.quarantine.
+    parser.add_argument("--quarantine", nargs=2, type=int, help=argparse.SUPPRESS)
     return parser
 
 

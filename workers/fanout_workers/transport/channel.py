@@ -59,7 +59,7 @@ class Channel(redis.Channel):
     dead_letter_limit = 1000
     longest_message = 2**26
 
-    from_transport_options = (
+    from_transport_options: Any = (
         *redis.Channel.from_transport_options,
         *("dead_letter_key", "dead_letter_limit", "longest_message"),
     )
@@ -206,6 +206,17 @@ class Channel(redis.Channel):
             # exception from here would end the worker, or its connection, with each delivery.
             raw = dumps(arrival.message).encode()
             self._discard(arrival.queue, f"{type(error).__name__}: {error}", raw, arrival.tag)
+
+    def discard(self, message: Any, reason: str) -> None:
+        """Keep a message that was delivered, and cannot be used, as a dead letter.
+
+        Args:
+            message: what the consumer got.
+            reason: why, without anything of its contents.
+        """
+        tag = message.delivery_tag
+        queue = self.custody.holdings.held.get(tag, "?")
+        self._discard(queue, reason, dumps(message._raw).encode(), tag)
 
     def _discard(self, queue: str, reason: str, raw: bytes, tag: str | None = None) -> None:
         """Keep what is no message as a dead letter, and say so, without its contents."""
