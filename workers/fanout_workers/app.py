@@ -26,8 +26,8 @@ from fanout_workers.runtime import Runtime
 
 #: Seconds before an item goes back into the queue because Redis did not answer.
 _AWAY_S = 1.0
-#: Seconds between two looks for what silent workers have left.
-_LOOK_S = 10
+#: Looks for what silent workers have left, in the time after which it is handed out again.
+_LOOKS = 10
 #: One more than the largest ordinal: the bitmap of a job's ended items is 32 MB at most.
 _MOST_ITEMS = 2**28
 
@@ -83,7 +83,7 @@ def create_app(
             # An item is handed out again when its worker has been silent for so long; a worker
             # that lives is heard from every third of it, however long a request takes.
             "visibility_timeout": settings.redeliver_after_s,
-            "unacked_restore_interval": _LOOK_S,
+            "unacked_restore_interval": settings.redeliver_after_s / _LOOKS,
             "unacked_restore_throttle": 1,
             "dead_letter_key": DEAD_LETTERS,
             "health_check_interval": 25,

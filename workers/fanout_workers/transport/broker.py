@@ -93,7 +93,7 @@ class Broker:
     def fetch_one(self, queue: str) -> list[Any]:
         """Hand out one message of a queue; the reply of `scripts.FETCH`."""
         longest, limit = self.keys.limits
-        args = [1, "0", "1", longest, limit]
+        args: list[str | int] = [1, "0", "1", longest, limit]
         reply: list[Any] = self._fetch(keys=self.keys.of_fetch([queue]), args=args)
         return reply
 
