@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
             endpoint.key()  # read now, where a person sees what is wrong with it
         tier, kinds = settings.tier_or_default(options.tier), load_kinds(options.task)
         if options.quarantine:
-            number, fd = options.quarantine
-            return quarantine.serve(settings, tier, f"quarantine-{number}-{name}", kinds, fd)
+            number, *fds = options.quarantine
+            return quarantine.serve(settings, tier, f"quarantine-{number}-{name}", kinds, *fds)
         app = create_app(settings, tier, name, kinds, command=_quarantine(name, argv))
     except FanoutError as error:
         print(f"fanout worker: {error}", file=sys.stderr)  # noqa: T201 - the command's own words
@@ -92,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name")
     parser.add_argument("--task", action="append", default=[])
     parser.add_argument("--loglevel", default="info", choices=("debug", "info", "warning", "error"))
-    # The process's number and its end of a socket: see fanout_workers.quarantine.
-    parser.add_argument("--quarantine", nargs=2, type=int, help=argparse.SUPPRESS)
+    # The process's number and two descriptors: see fanout_workers.quarantine.
+    parser.add_argument("--quarantine", nargs=3, type=int, help=argparse.SUPPRESS)
     return parser
 
 

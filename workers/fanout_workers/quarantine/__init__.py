@@ -2,9 +2,10 @@
 
 A worker that is killed, runs out of memory or crashes takes all its items with it, and one of them
 may be the cause. When they are handed out again they run in a child process, many at a time. If
-that ends, too, what was in it is divided among several, and so on: within a few deaths of nobody
-else the cause is alone, and what dies alone twice is poison. The others lose no more than what
-they had begun.
+that ends, too, the item whose code it was in is the suspect, and runs alone from then on. Where
+the end came from elsewhere (another thread, the kernel), what was in it is divided among several
+processes, and so on, until the cause is alone. What ends two processes so is poison. The others
+lose no more than what they had begun.
 """
 
 from .child import serve

@@ -11,10 +11,12 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextvars import copy_context
 from typing import Any
 
 from fanout import Item, Settings, Task, Unavailable
 from fanout_workers.attempts import Stopping
+from fanout_workers.quarantine.mark import Mark, current
 from fanout_workers.quarantine.ward import LONGEST, encoded
 from fanout_workers.runtime import Runtime
 
@@ -23,15 +25,29 @@ _ORPHAN_S = 3.0
 
 
 def serve(
-    settings: Settings, tier: str, name: str, kinds: Mapping[str, type[Task]], fd: int
+    settings: Settings,
+    tier: str,
+    name: str,
+    kinds: Mapping[str, type[Task]],
+    fd: int,
+    mark: int,
 ) -> int:
-    """Run what comes on the socket `fd`; returns the process's exit code."""
+    """Run what comes on a socket; returns the process's exit code.
+
+    Args:
+        settings: as for a worker, with the three that follow.
+        tier: the tier to serve.
+        name: the process's name.
+        kinds: the task kinds it can run.
+        fd: descriptor of the socket.
+        mark: that of the file for `Mark`.
+    """
     # A supervisor may send these to a whole group: it is the worker that tells its child.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     end = socket.socket(fileno=fd)
     threading.Thread(target=_end_with, args=(os.dup(fd),), daemon=True).start()
-    asyncio.run(_Child(Runtime(settings, tier, name, kinds, steers=False)).serve(end))
+    asyncio.run(_Child(Runtime(settings, tier, name, kinds, steers=False), Mark(mark)).serve(end))
     return 0
 
 
@@ -44,14 +60,16 @@ def _end_with(fd: int) -> None:
 
 
 class _Child:
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, mark: Mark) -> None:
         self._runtime = runtime
+        self._mark = mark
         self._running: dict[int, asyncio.Task[None]] = {}
         self._writer: asyncio.StreamWriter | None = None
 
     async def serve(self, end: socket.socket) -> None:
         reader, self._writer = await asyncio.open_connection(sock=end, limit=LONGEST)
         await self._runtime.open()
+        self._mark.follow(asyncio.get_running_loop())
         self._say({"ready": True})
         while line := await reader.readline():
             self._obey(json.loads(line))
@@ -70,7 +88,10 @@ class _Child:
             if number in self._running:
                 self._running[number].cancel()
             return
-        self._running[number] = asyncio.create_task(self._run(number, words))
+        context = copy_context()
+        context.run(current.set, number)
+        running = asyncio.create_task(self._run(number, words), context=context)
+        self._running[number] = running
 
     async def _run(self, number: int, words: dict[str, Any]) -> None:
         said: dict[str, Any]

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 #: Child processes at a time, and the parts into which the items of one that has ended are divided.
 _WARDS = 4
-#: How often an item has to end a process in which it is alone: once may be an accident.
+#: How often an item has to end a process, alone or seen at it: once may be an accident.
 _DEATHS = 2
 #: Seconds after which a child process ends that has nothing to do.
 _IDLE_S = 10.0
@@ -144,22 +144,25 @@ class Quarantine:
             for suspect in left:
                 suspect.said.set_exception(NoQuarantine())
         elif left:
-            self._divide(left, ward.status)
+            self._divide(left, ward.culprit, ward.status)
         self._fill()
 
-    def _divide(self, left: list[Suspect], status: str) -> None:
+    def _divide(self, left: list[Suspect], culprit: Suspect | None, status: str) -> None:
         log.warning("a quarantine with %d items ended: %s", len(left), status)
-        if len(left) > 1:
+        if culprit not in left:
+            culprit = left[0] if len(left) == 1 else None
+        if culprit is None:
             parts = min(len(left), _WARDS)
             self._parts.extend(left[part::parts] for part in range(parts))
             return
-        (suspect,) = left
-        suspect.deaths += 1
-        if suspect.deaths < _DEATHS:
-            self._parts.append(left)
+        culprit.deaths += 1
+        if others := [suspect for suspect in left if suspect is not culprit]:
+            self._parts.append(others)
+        if culprit.deaths < _DEATHS:
+            self._parts.append([culprit])
             return
-        suspect.said.set_exception(
-            Poison(f"the item ended a process of its own {suspect.deaths} times ({status})")
+        culprit.said.set_exception(
+            Poison(f"the item ended the process that it ran in {culprit.deaths} times ({status})")
         )
 
     def _send_back(self, suspects: list[Suspect]) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import mmap
 import os
 import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from tempfile import TemporaryFile
 from typing import Any
+
+from fanout_workers.quarantine.mark import Mark
 
 #: Bytes of the longest line between the two processes.
 LONGEST = 2**30
@@ -42,7 +46,7 @@ class Ward:
     """A child process with the suspects in it.
 
     Args:
-        command: the child's; the number of its socket's descriptor is added to it.
+        command: the child's; the descriptors of its socket and of its mark are added to it.
         on_empty: called as the last one leaves it.
         on_end: called once it has ended, with those of whom it has said nothing.
     """
@@ -61,6 +65,10 @@ class Ward:
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: list[bytes] = []
         self._process: subprocess.Popen[bytes] | None = None
+        self._mark_file = TemporaryFile()  # noqa: SIM115 - as long as the process
+        self._mark_file.truncate(mmap.PAGESIZE)
+        #: In whose code the process was when it ended, if in anybody's.
+        self.culprit: Suspect | None = None
         #: It has begun to run items: what ends it from then on may be one of them.
         self.ready = False
         #: It takes no more.
@@ -124,6 +132,7 @@ class Ward:
         finally:
             self.close()
             await self._reap()
+            self._look_at_mark()
             left = [suspect for suspect in self._inside.values() if not suspect.said.done()]
             self._inside.clear()
             self._on_end(self, left)
@@ -131,11 +140,11 @@ class Ward:
     async def _start(self) -> asyncio.StreamReader:
         ours, theirs = socket.socketpair()
         with theirs:
-            fd = theirs.fileno()
+            fds = (theirs.fileno(), self._mark_file.fileno())
             self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own, and it is quick
-                [*self._command, str(fd)],
+                [*self._command, *map(str, fds)],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(fd,),
+                pass_fds=fds,
                 # Ctrl-C is for the worker, which tells the child.
                 start_new_session=True,
             )
@@ -156,6 +165,13 @@ class Ward:
             suspect.said.set_result(said)
         if not self._inside:
             self._on_empty(self)
+
+    def _look_at_mark(self) -> None:
+        with self._mark_file:
+            mark = Mark(self._mark_file.fileno())
+        number = mark.read()
+        mark.close()
+        self.culprit = None if number is None else self._inside.get(number)
 
     async def _reap(self) -> None:
         process = self._process
