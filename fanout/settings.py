@@ -199,6 +199,8 @@ class Settings(BaseSettings):
             goes faster, at the simulator.
         redeliver_after_s: seconds of silence after which a worker's items are handed out again; no
             limit for how long a request may take.
+        stuck_after_s: seconds without a sign of life, or without a delivery while items wait and
+            there is room, after which a worker ends itself, to be started again.
         flower: address of a running Flower, as `fanout up` leaves it.
     """
 
@@ -213,7 +215,8 @@ class Settings(BaseSettings):
     endpoint: dict[str, Endpoint] = Field(default_factory=dict)
     window: PositiveInt | None = None
     auto_poll_s: PositiveFloat = 5.0
-    redeliver_after_s: Annotated[float, Field(ge=3)] = 120.0
+    redeliver_after_s: Annotated[float, Field(ge=3)] = 100.0
+    stuck_after_s: Annotated[float, Field(ge=3)] = 60.0
     flower: str | None = None
 
     @field_validator("redis")

@@ -9,13 +9,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from kombu.asynchronous import get_event_loop
 from pydantic import BaseModel
 
 from fanout import ChatRequest, Message, Reply, Task
+from fanout_workers.transport import Channel
 
 
 class Deadly(Task):
-    """Repeats a text; one that begins with DIE, SEGV or HANG does that in place of an answer."""
+    """Repeats a text; some first words do harm in place of an answer."""
 
     name = "deadly"
 
@@ -36,4 +38,9 @@ class Deadly(Task):
                     time.sleep(1)
             case "GRAB":  # does not: the interpreter's lock is held throughout
                 re.match(r"(a|a)*b", "a" * 60)
+            case "DEAF":  # nothing is fetched from here on
+                Channel._want = lambda _: 0  # type: ignore[method-assign]
+            case "JAM":  # Celery's own thread does not go on
+                hub: Any = get_event_loop()
+                hub.call_soon(time.sleep, 3600)
         return reply.content

@@ -21,8 +21,9 @@ from aiohttp import web
 from fanout import Record, Settings, connect
 from fanout.errors import Unavailable
 from fanout.local.probes import free_port
+from tests.integration.deadly import Deadly
 
-DEADLINE_S = 60.0
+DEADLINE_S = 100.0
 KIND = "tests.integration.deadly:Deadly"
 ROOT = Path(__file__).parents[2]
 
@@ -168,9 +169,16 @@ class Fleet:
         """The records of a job, once it has ended; `during` runs beside it."""
         return asyncio.run(self._run(texts, during))
 
-    async def _run(self, texts: Sequence[str], during: Callable[[], None]) -> list[Record]:
-        from tests.integration.deadly import Deadly
+    def send(self, texts: Sequence[str]) -> None:
+        """Submit a job and leave it."""
 
+        async def submit() -> None:
+            async with connect(settings=self.settings) as fo:
+                await fo.submit(Deadly, texts)
+
+        asyncio.run(submit())
+
+    async def _run(self, texts: Sequence[str], during: Callable[[], None]) -> list[Record]:
         async with connect(settings=self.settings) as fo:
             job = await fo.submit(Deadly, texts)
             beside = asyncio.create_task(asyncio.to_thread(during))

@@ -20,6 +20,7 @@ from fanout_workers.attempts import Stopping
 from fanout_workers.consumer import KIND, UNKNOWN_KIND
 from fanout_workers.delivery import Deliveries, Delivery
 from fanout_workers.intake import RESERVE, Intake
+from fanout_workers.liveness import Liveness
 from fanout_workers.pool import on_loop_start, on_loop_stop
 from fanout_workers.quarantine import Quarantine
 from fanout_workers.runtime import Runtime
@@ -92,9 +93,12 @@ def create_app(
     )
     host = _Host(Runtime(settings, tier, name, kinds), command)
     intake = Intake(host.runtime.permits, queue_of(tier), host.runtime.send_back)
-    app.steps["consumer"].add(intake.step())
-    on_loop_start(host.open)
-    on_loop_stop(host.close)
+    liveness = Liveness(intake, host.begin_stop, settings.stuck_after_s)
+    for step in (intake.step(), liveness.step()):
+        app.steps["consumer"].add(step)
+    for start, stop in ((host.open, host.close), (liveness.open, liveness.close)):
+        on_loop_start(start)
+        on_loop_stop(stop)
     # weak=False: the closure has no other owner.
     worker_shutting_down.connect(lambda **_: host.begin_stop(), weak=False)
     for kind in (*kinds, None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import select
 import signal
@@ -15,10 +16,14 @@ from contextvars import copy_context
 from typing import Any
 
 from fanout import Item, Settings, Task, Unavailable
+from fanout_workers import watchdog
 from fanout_workers.attempts import Stopping
 from fanout_workers.quarantine.mark import Mark, current
 from fanout_workers.quarantine.ward import LONGEST, encoded
 from fanout_workers.runtime import Runtime
+from fanout_workers.watchdog import Pulse, Watchdog
+
+log = logging.getLogger(__name__)
 
 #: Seconds from the end of the worker until the process ends, whatever it does.
 _ORPHAN_S = 3.0
@@ -47,8 +52,14 @@ def serve(
         signal.signal(number, signal.SIG_IGN)
     end = socket.socket(fileno=fd)
     threading.Thread(target=_end_with, args=(os.dup(fd),), daemon=True).start()
-    asyncio.run(_Child(Runtime(settings, tier, name, kinds, steers=False), Mark(mark)).serve(end))
+    runtime = Runtime(settings, tier, name, kinds, steers=False)
+    asyncio.run(_Child(runtime, Mark(mark), settings.stuck_after_s).serve(end))
     return 0
+
+
+def _on_stuck(_: str, fault: str) -> None:
+    log.critical("%s: the quarantine ends\n%s", fault, watchdog.stacks())
+    watchdog.end_process()
 
 
 def _end_with(fd: int) -> None:
@@ -60,7 +71,8 @@ def _end_with(fd: int) -> None:
 
 
 class _Child:
-    def __init__(self, runtime: Runtime, mark: Mark) -> None:
+    def __init__(self, runtime: Runtime, mark: Mark, stuck_after_s: float) -> None:
+        self._stuck_after_s = stuck_after_s
         self._runtime = runtime
         self._mark = mark
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -69,7 +81,10 @@ class _Child:
     async def serve(self, end: socket.socket) -> None:
         reader, self._writer = await asyncio.open_connection(sock=end, limit=LONGEST)
         await self._runtime.open()
-        self._mark.follow(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self._mark.follow(loop)
+        dog = Watchdog({"loop": Pulse("the event loop", loop.call_soon_threadsafe)}, _on_stuck)
+        dog.start(self._stuck_after_s)
         self._say({"ready": True})
         while line := await reader.readline():
             self._obey(json.loads(line))

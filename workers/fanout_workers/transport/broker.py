@@ -97,6 +97,13 @@ class Broker:
         reply: list[Any] = self._fetch(keys=self.keys.of_fetch([queue]), args=args)
         return reply
 
+    def waiting(self, queue: str) -> int:
+        """How many messages are in a queue."""
+        pipe = self._client.pipeline(transaction=False)
+        for key in self.keys.of_queue(queue):
+            pipe.llen(key)
+        return sum(pipe.execute())
+
     def settle(self, tags: Sequence[str]) -> None:
         """Forget these messages; may be repeated."""
         for chunk in _chunks(tags):

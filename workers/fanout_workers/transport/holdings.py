@@ -85,6 +85,8 @@ class Holdings:
         self.acks: deque[str] = deque()
         self.returns: deque[Return] = deque()
         self.discards: deque[Discard] = deque()
+        #: How many messages there have been.
+        self.admitted = 0
         self._running = running
         self._remembered = remembered
         self._settled: dict[str, str] = {}
@@ -107,6 +109,7 @@ class Holdings:
             return False
         self.lost.pop(tag, None)
         self.held[tag] = queue
+        self.admitted += 1
         return True
 
     def settle(self, tag: str) -> None:
