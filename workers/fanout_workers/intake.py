@@ -124,9 +124,7 @@ class Intake:
             held,
             sum(self._permits.in_flight().values()) + self._permits.waiting,
         )
-        self.room = (
-            max(0, wanted - held) if consumer.task_consumer.consuming_from(self.queue) else 0
-        )
+        self.room = max(0, wanted - held) if _consumes(consumer, self.queue) else 0
         if not wanted:
             self._pause(consumer)
             return
