@@ -23,7 +23,7 @@ def few(tmp_path: Path) -> Iterator[Fleet]:
 
 @pytest.mark.parametrize(("how", "status"), [("HANG", 75), ("GRAB", -signal.SIGPROF), ("JAM", 75)])
 def test_a_worker_that_is_blocked_ends_itself(few: Fleet, how: str, status: int) -> None:
-    """By an item that lets other threads run, by one that does not, or on its main thread."""
+    """By an item that lets other threads run, or by one that does not."""
     worker = few.worker()
     few.send([f"{how} now", *(f"good {number}" for number in range(5))])
     wait_for(lambda: worker.exits, "the end of the worker", worker)
@@ -42,7 +42,7 @@ def test_a_worker_to_which_nothing_is_delivered_ends_in_order(few: Fleet) -> Non
     assert set(few.model.asked.values()) == {1}
 
 
-def test_a_worker_that_was_suspended_goes_on(few: Fleet) -> None:
+def test_a_worker_goes_on_that_was_suspended_and_not_with_a_stuck_main_thread(few: Fleet) -> None:
     worker = few.worker()
 
     def suspend() -> None:
@@ -58,3 +58,7 @@ def test_a_worker_that_was_suspended_goes_on(few: Fleet) -> None:
     # It may be stuck only when it has had the time to look a dozen times.
     wait_for(few.idle, "the acknowledgements", worker)
     assert worker.exits == []
+    few.send(["JAM"])
+    wait_for(lambda: worker.exits, "the end of the worker", worker)
+    assert worker.exits == [75]
+    assert "Celery's hub does not go round" in worker.output
