@@ -29,6 +29,9 @@ def worker(name: str) -> str:
     return f"{PREFIX}:worker:{name}"
 
 
+#: What the names of workers' child processes begin with: see fanout_workers.quarantine.
+QUARANTINE = "quarantine-"
+
 #: Stream: what was in a queue and is no message, with queue, reason, bytes, message; bounded.
 DEAD_LETTERS = f"{PREFIX}.dead"
 

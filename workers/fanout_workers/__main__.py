@@ -17,6 +17,7 @@ import warnings
 from celery.exceptions import Reject, SecurityWarning
 
 from fanout import FanoutError, load_settings
+from fanout.keys import QUARANTINE
 from fanout.registry import load_kinds
 from fanout_workers import quarantine
 from fanout_workers.app import create_app
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         tier, kinds = settings.tier_or_default(options.tier), load_kinds(options.task)
         if options.quarantine:
             number, *fds = options.quarantine
-            return quarantine.serve(settings, tier, f"quarantine-{number}-{name}", kinds, *fds)
+            return quarantine.serve(settings, tier, f"{QUARANTINE}{number}-{name}", kinds, *fds)
         app = create_app(settings, tier, name, kinds, command=_quarantine(name, argv))
     except FanoutError as error:
         print(f"fanout worker: {error}", file=sys.stderr)  # noqa: T201 - the command's own words

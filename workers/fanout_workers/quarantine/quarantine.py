@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 _WARDS = 4
 #: How often an item has to end a process, alone or seen at it: once may be an accident.
 _DEATHS = 2
+#: How often in a row a child process may end before it is ready until items run without one.
+_FALSE_STARTS = 3
 #: Seconds after which a child process ends that has nothing to do.
 _IDLE_S = 10.0
 #: What a child process may say instead of a record.
@@ -55,13 +57,14 @@ class Quarantine:
         self._newcomers: list[Suspect] = []
         self._stopping = False
         self._started = 0
+        self._false_starts = 0
 
     async def run(self, kind: str, item: Item, params: dict[str, Any], request_id: str) -> Record:
         """The record that ends the item; settled, if the item belongs to a job.
 
         Raises:
             Poison: it ended its process each time.
-            NoQuarantine: it cannot be tried.
+            NoQuarantine: it cannot be tried, as was found several times.
             Stopping, Unavailable: as from the item's runner.
         """
         order = {
@@ -93,8 +96,10 @@ class Quarantine:
     async def aclose(self) -> None:
         """End all child processes."""
         self._stopping = True
-        for ward in tuple(self._wards):
+        wards = tuple(self._wards)
+        for ward in wards:
             ward.close()
+        for ward in wards:
             await ward.ended()
 
     def _fill(self) -> None:
@@ -139,13 +144,24 @@ class Quarantine:
             self._open = None
         if self._stopping:
             self._send_back(left)
-        elif left and not ward.ready:
-            log.error("no quarantine: a child process ended with %s at its start", ward.status)
-            for suspect in left:
-                suspect.said.set_exception(NoQuarantine())
+        elif ward.ready:
+            self._false_starts = 0
         elif left:
+            self._turn_away(left, ward.status)
+            left = []
+        if left and not self._stopping:
             self._divide(left, ward.culprit, ward.status)
         self._fill()
+
+    def _turn_away(self, left: list[Suspect], status: str) -> None:
+        """The process has not begun: that says nothing of the items."""
+        self._false_starts += 1
+        log.error("no quarantine: a child process ended with %s at its start", status)
+        for suspect in left:
+            if self._false_starts < _FALSE_STARTS:
+                suspect.said.set_exception(Unavailable("there is no quarantine"))
+            else:
+                suspect.said.set_exception(NoQuarantine())
 
     def _divide(self, left: list[Suspect], culprit: Suspect | None, status: str) -> None:
         log.warning("a quarantine with %d items ended: %s", len(left), status)
