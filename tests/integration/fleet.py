@@ -18,7 +18,7 @@ from typing import Any
 import redis
 from aiohttp import web
 
-from fanout import Record, Settings, connect
+from fanout import Record, Settings, Task, connect
 from fanout.errors import Unavailable
 from fanout.local.probes import free_port
 from tests.integration.deadly import Deadly
@@ -165,9 +165,14 @@ class Fleet:
         self.workers.append(worker)
         return worker.wait_ready()
 
-    def run(self, texts: Sequence[str], during: Callable[[], None] = lambda: None) -> list[Record]:
+    def run(
+        self,
+        texts: Sequence[str],
+        during: Callable[[], None] = lambda: None,
+        kind: type[Task] = Deadly,
+    ) -> list[Record]:
         """The records of a job, once it has ended; `during` runs beside it."""
-        return asyncio.run(self._run(texts, during))
+        return asyncio.run(self._run(texts, during, kind))
 
     def send(self, texts: Sequence[str]) -> None:
         """Submit a job and leave it."""
@@ -178,9 +183,11 @@ class Fleet:
 
         asyncio.run(submit())
 
-    async def _run(self, texts: Sequence[str], during: Callable[[], None]) -> list[Record]:
+    async def _run(
+        self, texts: Sequence[str], during: Callable[[], None], kind: type[Task]
+    ) -> list[Record]:
         async with connect(settings=self.settings) as fo:
-            job = await fo.submit(Deadly, texts)
+            job = await fo.submit(kind, texts)
             beside = asyncio.create_task(asyncio.to_thread(during))
             try:
                 async with asyncio.timeout(DEADLINE_S):

@@ -14,6 +14,7 @@ import pytest
 from fanout import Item
 from fanout.keys import DEAD_LETTERS
 from fanout.queue import message_of
+from tests.integration.deadly import Deadly
 from tests.integration.fleet import Fleet, fleet, wait_for
 from tests.integration.servers import running_server
 
@@ -118,3 +119,20 @@ def test_what_is_not_for_this_worker_ends_with_a_reason(one: Fleet) -> None:
         b"it is no task of Celery's",
     ]
     wait_for(one.idle, "all to end", worker)
+
+
+class Nowhere(Deadly):
+    """A kind that no worker has."""
+
+    name = "nowhere"
+
+
+def test_items_of_a_kind_that_the_worker_does_not_have_fail(one: Fleet) -> None:
+    worker = one.worker()
+    records = one.run(["a", "b"], kind=Nowhere)
+    assert [record.status for record in records] == ["failed"] * 2
+    assert {record.error and record.error.message for record in records} == {
+        "this worker has no task kind 'nowhere'"
+    }
+    wait_for(one.idle, "the acknowledgements", worker)
+    assert one.redis.xlen(DEAD_LETTERS) == 0

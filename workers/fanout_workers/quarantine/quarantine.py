@@ -142,15 +142,14 @@ class Quarantine:
         self._wards.discard(ward)
         if ward is self._open:
             self._open = None
+        if ward.ready:
+            self._false_starts = 0
         if self._stopping:
             self._send_back(left)
-        elif ward.ready:
-            self._false_starts = 0
+        elif left and ward.ready:
+            self._divide(left, ward.culprit, ward.status)
         elif left:
             self._turn_away(left, ward.status)
-            left = []
-        if left and not self._stopping:
-            self._divide(left, ward.culprit, ward.status)
         self._fill()
 
     def _turn_away(self, left: list[Suspect], status: str) -> None:

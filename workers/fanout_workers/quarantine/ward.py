@@ -11,6 +11,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from contextvars import Context
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -73,7 +74,8 @@ class Ward:
         self.ready = False
         #: It takes no more.
         self.closing = False
-        self._serving = asyncio.create_task(self._serve(), name="quarantine")
+        # Without a context: that of the first item would be kept alive.
+        self._serving = asyncio.create_task(self._serve(), name="quarantine", context=Context())
 
     def __len__(self) -> int:
         return len(self._inside)
