@@ -34,6 +34,12 @@ def worker(name: str) -> str:
     return f"{PREFIX}:worker:{name}"
 
 
+#: What the names of workers' child processes begin with: see fanout_workers.quarantine.
+QUARANTINE = "quarantine-"
+
+#: Stream: what was in a queue and is no message, with queue, reason, bytes, message; bounded.
+DEAD_LETTERS = f"{PREFIX}.dead"
+
 #: Fields of an endpoint's hash. N is `n` if it was set by hand, else `auto` if the controller has
 #: set it, else the configuration's.
 CONCURRENCY = "n"

@@ -205,6 +205,8 @@ class Settings(BaseSettings):
         stall_after_s: seconds without a record that are nothing special, whatever the work.
         keep_jobs_s: seconds for which Redis keeps a job that was cancelled, or that is done and all
             of whose records have been written.
+        stuck_after_s: seconds without a sign of life, or without a delivery while items wait and
+            there is room, after which a worker ends itself, to be started again.
         flower: address of a running Flower, as `fanout up` leaves it.
     """
 
@@ -220,7 +222,8 @@ class Settings(BaseSettings):
     endpoint: dict[str, Endpoint] = Field(default_factory=dict)
     window: PositiveInt | None = None
     auto_poll_s: PositiveFloat = 5.0
-    redeliver_after_s: Annotated[float, Field(ge=3)] = 120.0
+    redeliver_after_s: Annotated[float, Field(ge=3)] = 100.0
+    stuck_after_s: Annotated[float, Field(ge=3)] = 60.0
     wait_for_redis_s: PositiveFloat = 3600.0
     stall_after_s: PositiveFloat = 30.0
     keep_jobs_s: PositiveFloat = 7 * 86_400.0

@@ -136,8 +136,12 @@ class StoreContract:
     async def test_the_first_settle_wins(self, store: Store) -> None:
         await store.create("j", SPEC)
         await store.submit("j", SPEC, items("j", 0, 2))
+        assert not await store.has_ended("j", 1)
         assert await store.settle("j", 1, record(1, "invalid")) is True
         assert await store.settle("j", 1, record(1, "ok")) is False
+        assert [await store.has_ended(*item) for item in (("j", 1), ("j", 0), ("k", 1))] == [
+            *(True, False, False)
+        ]
         assert (await store.get("j")).counts == Counts(submitted=2, invalid=1)
         batch = await store.read("j", "0-0", 10, 0)
         assert [(r.id, r.status) for r in batch.records] == [("doc-1", "invalid")]

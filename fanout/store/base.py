@@ -233,6 +233,9 @@ class Store(Protocol):
         one changes nothing and returns False, and so does one for an unknown job.
         """
 
+    async def has_ended(self, job: str, ordinal: int) -> bool:
+        """Whether an item has been settled."""
+
     async def reject(self, job: str, ordinal: int, record: Record) -> bool:
         """Count an item as submitted and settle it at once, without queueing it."""
 

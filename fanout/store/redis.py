@@ -77,7 +77,10 @@ return 1
 # KEYS job, settled, records; ARGV for each item: ordinal, status, record, count-as-submitted (0, 1)
 # Each item has its own outcome, 1, 0 or an error in words: one that Redis refuses must not keep the
 # others from ending. The record comes before its bit: a bit without a record would lose the item.
+# It begins with a write that needs no memory, because Redis lets a script go on that has written:
+# where Redis is full, ended items must get in, or their messages would never get out.
 _SETTLE = """
+redis.call('HDEL', KEYS[1], '')
 local known = redis.call('EXISTS', KEYS[1]) == 1
 local won, counts = {}, {}
 for i = 1, #ARGV, 4 do
@@ -309,6 +312,10 @@ class RedisStore:
 
     async def settle(self, job: str, ordinal: int, record: Record) -> bool:
         return await self._end(job, ordinal, record, submitted=False)
+
+    async def has_ended(self, job: str, ordinal: int) -> bool:
+        with self._answering():
+            return bool(await self._redis.getbit(keys.settled(job), ordinal))
 
     async def reject(self, job: str, ordinal: int, record: Record) -> bool:
         return await self._end(job, ordinal, record, submitted=True)

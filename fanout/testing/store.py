@@ -131,6 +131,10 @@ class MemoryStore:
     async def settle(self, job: str, ordinal: int, record: Record) -> bool:
         return await self._end(job, ordinal, record, submitted=0)
 
+    async def has_ended(self, job: str, ordinal: int) -> bool:
+        known = self._jobs.get(job)
+        return known is not None and ordinal in known.settled
+
     async def reject(self, job: str, ordinal: int, record: Record) -> bool:
         return await self._end(job, ordinal, record, submitted=1)
 

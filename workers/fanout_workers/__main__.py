@@ -17,8 +17,10 @@ import warnings
 from celery.exceptions import Reject, SecurityWarning
 
 from fanout import FanoutError, load_settings
+from fanout.keys import QUARANTINE
 from fanout.registry import load_kinds
 from fanout.text import safe
+from fanout_workers import quarantine
 from fanout_workers.app import create_app
 
 EXIT_USAGE = 2
@@ -43,9 +45,11 @@ def main(argv: list[str] | None = None) -> int:
         settings = load_settings(redis=options.redis)
         for endpoint in settings.endpoint.values():
             endpoint.key()  # read now, where a person sees what is wrong with it
-        app = create_app(
-            settings, settings.tier_or_default(options.tier), name, load_kinds(options.task)
-        )
+        tier, kinds = settings.tier_or_default(options.tier), load_kinds(options.task)
+        if options.quarantine:
+            number, *fds = options.quarantine
+            return quarantine.serve(settings, tier, f"{QUARANTINE}{number}-{name}", kinds, *fds)
+        app = create_app(settings, tier, name, kinds, command=_quarantine(name, argv))
     except FanoutError as error:
         print(f"fanout worker: {error}", file=sys.stderr)  # noqa: T201 - the command's own words
         return EXIT_USAGE
@@ -59,6 +63,15 @@ def main(argv: list[str] | None = None) -> int:
     _collect_garbage_less_often()
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _quarantine(name: str, argv: list[str] | None) -> list[str]:
+    """The command of a quarantine: this one again, with the worker's name."""
+    given = sys.argv[1:] if argv is None else argv
+    return [
+        *(sys.executable, "-P", "-m", "fanout_workers", *given),
+        *("--name", name, "--quarantine"),
+    ]
 
 
 def _collect_garbage_less_often() -> None:
@@ -91,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name")
     parser.add_argument("--task", action="append", default=[])
     parser.add_argument("--loglevel", default="info", choices=("debug", "info", "warning", "error"))
+    # The process's number and two descriptors: see fanout_workers.quarantine.
+    parser.add_argument("--quarantine", nargs=3, type=int, help=argparse.SUPPRESS)
     return parser
 
 

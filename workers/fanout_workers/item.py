@@ -77,6 +77,25 @@ class ItemRunner:
         self._outcomes.add(item.job, record)
         return record
 
+    async def fail(self, item: Item, error: ErrorInfo) -> Record:
+        """The record that ends an item which cannot be run; settled as by `run`.
+
+        Raises:
+            Stopping: the worker shuts down while Redis is away; the item is untouched.
+        """
+        effort = Effort(wanted=partial(self._wanted, item))
+        record = self._record(item, None, effort, Result(None), error, time.time(), 0.0)
+        if item.job is not None and item.ordinal is not None:
+            await self._settle(item.job, item.ordinal, record)
+        self._outcomes.add(item.job, record)
+        return record
+
+    async def has_ended(self, item: Item) -> bool:
+        """Whether an item of a job has been settled; raises `Unavailable`."""
+        if item.job is None or item.ordinal is None:
+            return False
+        return await self._store.has_ended(item.job, item.ordinal)
+
     async def _settle(self, job: str, ordinal: int, record: Record) -> None:
         # The record has to be in Redis before the message is acknowledged. While Redis is away or
         # full the finished answer waits here: asking the model again would cost far more.

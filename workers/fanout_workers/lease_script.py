@@ -11,7 +11,10 @@ from __future__ import annotations
 #: Returns N, the part that the holder may fill, the part to come down or up to, whether it shall
 #: look at the server, Redis's time in ms, and the holders that should have been heard by now. The
 #: fields are described in fanout.keys.
+#: It begins with a deletion of nothing, because a server that is full lets a script go on that has
+#: written: a lease must not run out, and its requests be given up, while Redis is full.
 RENEW = """
+redis.call('HDEL', KEYS[1], '')
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local key, holder, me = KEYS[1], ARGV[1], 'l:' .. ARGV[1]

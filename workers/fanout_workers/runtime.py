@@ -52,11 +52,19 @@ class Runtime:
         tier: the tier to serve.
         name: the worker's node name.
         kinds: the task kinds it can run.
+        steers: whether it takes part in finding the N of "auto".
     """
 
     def __init__(
-        self, settings: Settings, tier: str, name: str, kinds: Mapping[str, type[Task]]
+        self,
+        settings: Settings,
+        tier: str,
+        name: str,
+        kinds: Mapping[str, type[Task]],
+        *,
+        steers: bool = True,
     ) -> None:
+        self._steers = steers
         self._settings = settings
         self._tier = tier
         self._name = name
@@ -126,11 +134,12 @@ class Runtime:
             self._jobs,
             Asker(self.permits, clients, self._stopping, tallies),
         )
-        self._leaders = Leaders(
-            self._lease_client, self._store, endpoints, tallies, pages, self._holder,
-            self._settings.auto_poll_s,
-        )  # fmt: skip
-        await self._leaders.open()
+        if self._steers:
+            self._leaders = Leaders(
+                self._lease_client, self._store, endpoints, tallies, pages, self._holder,
+                self._settings.auto_poll_s,
+            )  # fmt: skip
+            await self._leaders.open()
         self._reporters = [
             asyncio.create_task(self._report(self._store, health), name="worker report"),
             asyncio.create_task(self._report_news(self._store), name="worker news"),

@@ -146,8 +146,13 @@ class Job:
             coroutine.close()
             self.finish(None, None)
             return
-        if not self._timers:
-            self._arm()
+        try:
+            if not self._timers:
+                self._arm()
+        except Exception as error:  # noqa: BLE001 - a time limit that is none, from elsewhere
+            coroutine.close()
+            self.finish(None, error)
+            return
         self._task = self._loop.spawn(JobCoroutine(coroutine, self), context)
 
     def finish(self, value: Any, error: BaseException | None) -> None:
