@@ -234,7 +234,9 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench NAME=scale ARGS=…")
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="items")
-    parser.add_argument("--views", nargs="+", default=["whole", "client"], choices=["whole", "client"])
+    parser.add_argument(
+        "--views", nargs="+", default=["whole", "client"], choices=["whole", "client"]
+    )
     parser.add_argument("--format", default="jsonl", choices=["jsonl", "parquet"])
     parser.add_argument("--window", type=int, help="items submitted ahead; default: the client's")
     parser.add_argument("--append-only", action="store_true", help="Redis writes its log to disk")
