@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +25,7 @@ from typing import Any
 
 import orjson
 from documents import write
-from meter import Ledger, Sample, between, cost, look, rss_mb
+from meter import Ledger, Sample, between, cost, look
 
 from fanout.local.probes import free_port, http_ok
 from fanout.local.processes import Process, Stack
@@ -36,6 +34,7 @@ from fanout.local.valkey import ValkeyServer
 HERE = Path(__file__).parent
 FANOUT = Path(sys.executable).with_name("fanout")
 SIZES = (10_000, 100_000)
+VIEWS = ["whole", "client"]
 CAP = 256
 MODEL = "openai/gpt-oss-120b"
 SCHEMA = {
