@@ -7,6 +7,7 @@ from fanout.store.base import (
     EndpointInfo,
     JobInfo,
     JobState,
+    Records,
     Store,
     WorkerInfo,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "EndpointInfo",
     "JobInfo",
     "JobState",
+    "Records",
     "RedisStore",
     "Store",
     "WorkerInfo",

@@ -5,9 +5,9 @@ One contract suite (tests/store_contract.py) runs over every implementation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 from fanout.wire import Item, JobSpec, Record
 
@@ -51,6 +51,28 @@ class JobInfo:
     def done(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.state != "open" and self.counts.open == 0
+
+
+class Records(tuple[Record, ...]):
+    """Records as they were read, together with the JSON they came as.
+
+    Attributes:
+        lines: the JSON of each, without a newline: who writes them on need not make it again.
+    """
+
+    lines: Sequence[bytes]
+
+    @classmethod
+    def of(cls, lines: Iterable[bytes]) -> Self:
+        """The records of some lines.
+
+        Raises:
+            ValueError: one of them is no record.
+        """
+        kept = tuple(lines)
+        records = cls(map(Record.model_validate_json, kept))
+        records.lines = kept
+        return records
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from fanout import keys
 from fanout.errors import JobError, Unavailable
 from fanout.queue import message_of, queue_of
-from fanout.store.base import Batch, Counts, Decided, EndpointInfo, JobInfo, JobState, WorkerInfo
+from fanout.store.base import (
+    Batch,
+    Counts,
+    Decided,
+    EndpointInfo,
+    JobInfo,
+    JobState,
+    Records,
+    WorkerInfo,
+)
 from fanout.store.settling import Ending, Settling
 from fanout.wire import Item, JobSpec, Record
 
@@ -89,10 +98,31 @@ if tonumber(redis.call('HGET', KEYS[1], 'next') or '0') > tonumber(ARGV[1]) then
 end
 redis.call('HSET', KEYS[1], 'next', ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'submitted', #ARGV - 2)
-for i = 3, #ARGV do
-  redis.call('LPUSH', KEYS[2], ARGV[i])
+for i = 3, #ARGV, 1000 do
+  redis.call('LPUSH', KEYS[2], unpack(ARGV, i, math.min(i + 999, #ARGV)))
 end
 return 1
+"""
+
+# KEYS records; ARGV after, limit, bytes
+# Answers the cursor after the records, and the records, a line each. As one string, because the
+# entries of a stream, five answers each, cost the client more than all else it does with a record.
+_READ = """
+local last, limit, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local lines = {}
+while #lines < limit and room > 0 do
+  local count = math.min(50, limit - #lines)
+  local found = redis.call('XRANGE', KEYS[1], '(' .. last, '+', 'COUNT', count)
+  for _, entry in ipairs(found) do
+    last = entry[1]
+    lines[#lines + 1] = entry[2][2]
+    room = room - #entry[2][2]
+  end
+  if #found < count then
+    break
+  end
+end
+return {last, table.concat(lines, '\\n')}
 """
 
 #: Decisions of the controller that are kept for each endpoint.
@@ -108,6 +138,8 @@ _RETRIES = 8
 _ANSWER_S = 10.0
 #: Seconds that the first sign of life may take.
 _PING_S = 3.0
+#: Bytes of records in one read, about: few records may be large ones.
+_READ_BYTES = 4 * 2**20
 #: Longest wait in a read, in seconds: well before the connection would count as dead.
 _BLOCK_S = 2.0
 
@@ -150,6 +182,7 @@ class RedisStore:
         self._set_state = client.register_script(_SET_STATE)
         self._settle = client.register_script(_SETTLE)
         self._submit = client.register_script(_SUBMIT)
+        self._read = client.register_script(_READ)
         self._settling = Settling(self._end_all, linger_s)
 
     @classmethod
@@ -266,21 +299,21 @@ class RedisStore:
         return cast(JobState, raw.decode()) if raw else None
 
     async def read(self, job: str, after: str, limit: int, block_s: float) -> Batch:
+        batch = await self._read_now(job, after, limit)
+        if batch.records or block_s <= 0:
+            return batch
         with self._answering():
             # A block of 0 means for ever, so the shortest wait is a millisecond.
-            block = max(1, round(min(block_s, _BLOCK_S) * 1000)) if block_s > 0 else None
-            found = await self._redis.xread({keys.records(job): after}, count=limit, block=block)
-        # RESP2 answers a list of [stream, entries], RESP3 a mapping of stream to [entries].
-        streams = (
-            [pages[0] for pages in found.values()]
-            if isinstance(found, dict)
-            else [entries for _, entries in found or ()]
-        )
-        entries = streams[0] if streams else []
-        return Batch(
-            [Record.model_validate_json(fields[b"r"]) for _, fields in entries],
-            entries[-1][0].decode() if entries else after,
-        )
+            block = max(1, round(min(block_s, _BLOCK_S) * 1000))
+            came = await self._redis.xread({keys.records(job): after}, count=1, block=block)
+        return await self._read_now(job, after, limit) if came else batch
+
+    async def _read_now(self, job: str, after: str, limit: int) -> Batch:
+        with self._answering():
+            last, lines = await self._read(
+                keys=[keys.records(job)], args=[after, limit, _READ_BYTES]
+            )
+        return Batch(Records.of(lines.split(b"\n") if lines else ()), last.decode())
 
     async def trim(self, job: str, upto: str) -> None:
         milliseconds, _, sequence = upto.partition("-")

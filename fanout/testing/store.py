@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from fanout.errors import JobError
-from fanout.store.base import Batch, Counts, Decided, EndpointInfo, JobInfo, JobState, WorkerInfo
+from fanout.store.base import (
+    Batch,
+    Counts,
+    Decided,
+    EndpointInfo,
+    JobInfo,
+    JobState,
+    Records,
+    WorkerInfo,
+)
 from fanout.wire import Item, JobSpec, Record
 
 
@@ -117,7 +126,7 @@ class MemoryStore:
                 return Batch([], after)
         found = self._after(job, after, limit)
         last = f"{found[-1][0]}-0" if found else after
-        return Batch([Record.model_validate_json(raw) for _, raw in found], last)
+        return Batch(Records.of(raw for _, raw in found), last)
 
     def _after(self, job: str, cursor: str, limit: int) -> list[tuple[int, bytes]]:
         if job not in self._jobs:
