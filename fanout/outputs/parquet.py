@@ -12,7 +12,7 @@ are JSON strings; `error`, `usage` and `timing` are structs.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from types import ModuleType
 from typing import Any
@@ -64,8 +64,8 @@ class ParquetWriter(RecordWriter):
         self._journal = JsonlWriter(journal_of(path), append=append and not fresh, overwrite=fresh)
         self._open = True
 
-    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        self._journal.write(records)
+    def write_lines(self, lines: Sequence[bytes]) -> None:
+        self._journal.write_lines(lines)
 
     def flush(self) -> None:
         self._journal.flush()
