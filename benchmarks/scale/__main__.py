@@ -88,7 +88,7 @@ def place_for(view: str, items: int, options: argparse.Namespace) -> Iterator[Pl
         place = Place(stack, folder, valkey.url, env, {"redis": valkey.process.pid or 0})
         shown = Ledger(valkey.url).has_worker
         if view == "client":
-            argv = [HERE / "standin.py", valkey.url, str(items)]
+            argv = [HERE / "standin.py", valkey.url, str(items), str(options.rate)]
             place.start("stand-in", sys.executable, "-P", *argv, ready=shown)
         else:
             sim = [FANOUT, "sim", "--port", str(port), "--output-lengths", "40", "--seconds", "0"]
@@ -238,6 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--format", default="jsonl", choices=["jsonl", "parquet"])
     parser.add_argument("--window", type=int, help="items submitted ahead; default: the client's")
+    parser.add_argument("--rate", type=float, default=0.0, help="of the stand-in, items/s; 0 = all")
     parser.add_argument("--append-only", action="store_true", help="Redis writes its log to disk")
     parser.add_argument("--folder", help="where input and output go; default: the temporary folder")
     parser.add_argument("--limit-s", type=float, default=3600, help="for one run")

@@ -1,7 +1,8 @@
-"""A worker that works nothing: `python standin.py REDIS ITEMS`.
+"""A worker that works nothing: `python standin.py REDIS ITEMS [RATE]`.
 
 It takes messages off the queue by the batch and settles each with a record of the usual size,
-through fanout's own store. What is left is what the client and Redis can carry.
+through fanout's own store. What is left is what the client and Redis can carry. With a rate, items
+per second, it settles as a worker does at that rate: every 25 ms what has come together.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fanout.wire import Evidence, Item, Record, Timing, Usage
 TIER = "default"
 _TAKE = 256
 _EVERY_S = 2.0
+_LINGER_S = 0.025
 _DATA = {
     "title": "Engineer for large machines",
     "company": "Weld and Sons",
@@ -59,17 +61,22 @@ def item_of(message: bytes) -> Item:
     return Item.model_validate(body[1])
 
 
-async def main(url: str, items: int) -> None:
+async def main(url: str, items: int, rate: float = 0.0) -> None:
     client = connect_redis(url)
     store = RedisStore(client)
     me = WorkerInfo("stand-in", TIER, capacity={"bench": _TAKE}, kinds=("extract",))
-    done, told = 0, 0.0
+    done, told, began = 0, 0.0, time.monotonic()
     while done < items:
+        due = round((time.monotonic() - began) * rate) - done if rate else _TAKE
         if time.monotonic() - told > _EVERY_S:
             await store.report_worker(me, 5 * _EVERY_S)
             told = time.monotonic()
-        messages = await client.rpop(queue_of(TIER), _TAKE)
+        messages = await client.rpop(queue_of(TIER), min(due, _TAKE)) if due > 0 else None
+        if rate:
+            await asyncio.sleep(_LINGER_S)
         if not messages:
+            if not done:
+                began = time.monotonic()
             await asyncio.sleep(0.002)
             continue
         found = [item_of(message) for message in messages]
@@ -81,4 +88,4 @@ async def main(url: str, items: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], int(sys.argv[2])))
+    uvloop.run(main(sys.argv[1], int(sys.argv[2]), *map(float, sys.argv[3:])))

@@ -15,6 +15,7 @@ from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import note, plain, stdout
 from fanout.cli.exits import Exit
+from fanout.cli.garbage import collect_seldom
 from fanout.cli.writing import write
 from fanout.client import connect
 from fanout.outputs import RecordWriter, open_output
@@ -97,6 +98,7 @@ async def _status(redis: str | None, job: str | None) -> tuple[list[JobInfo], di
 async def _results(redis: str | None, job_id: str, writer: RecordWriter) -> bool:
     async with connect(redis) as fo:
         job = await fo.job(job_id)
+        collect_seldom()
         clean = True
         async for batch in job.batches():
             await asyncio.to_thread(write, writer, batch)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fanout.cli.console import note, plain
+from fanout.cli.garbage import collect_seldom
 from fanout.cli.live import Live
 from fanout.client import Doc, Fanout, Job
 from fanout.errors import Unavailable
@@ -59,6 +60,7 @@ async def run(fo: Fanout, work: Work, sink: Sink) -> Report:
     """
     tier = fo.settings.tier_or_default(work.tier)
     await ready(fo, tier, work.kind)
+    collect_seldom()
     job = await fo.submit(
         work.kind,
         _telling_bad_rows(work.docs, work.quiet),
