@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,14 @@ from fanout.wire import Record
 
 #: Rows that could not be read are named one by one up to here; all are in the output.
 _NAMED_ROWS = 20
+
+#: Records that come within this are written together, in seconds: a sync of the disk and a few
+#: round trips to Redis for each handful would cost more than the records do.
+_TOGETHER_S = 0.1
+#: Records that are written at once.
+_ENOUGH = 250
+#: A smaller window would run empty meanwhile.
+_WINDOW = 1024
 
 #: Takes each batch of records and makes it durable before it returns.
 Sink = Callable[[Sequence[Record]], None]
@@ -73,11 +82,17 @@ async def run(fo: Fanout, work: Work, sink: Sink) -> Report:
     live = Live(fo.store, job, report, total=work.total, quiet=work.quiet, bar=work.bar)
     try:
         async with live:
+            together_s = (
+                _TOGETHER_S if (work.window or fo.settings.window or _WINDOW) >= _WINDOW else 0
+            )
             async for batch in job.batches():
+                next_at = time.monotonic() + together_s
                 # Writing waits for the disk; the feeder and the display go on meanwhile.
                 await asyncio.to_thread(sink, batch)
                 report.add(batch)
                 live.refresh()
+                if len(batch) < _ENOUGH:
+                    await asyncio.sleep(next_at - time.monotonic())
     except BaseException:
         # Whatever ends the collection, nobody will read what the workers would go on to do.
         await _cancel(job)
