@@ -104,7 +104,7 @@ end
 return 1
 """
 
-# KEYS records; ARGV after, limit, bytes
+# KEYS records; ARGV after, limit, bytes. The record is an entry's first field.
 # Answers the cursor after the records, and the records, a line each. As one string, because the
 # entries of a stream, five answers each, cost the client more than all else it does with a record.
 _READ = """
