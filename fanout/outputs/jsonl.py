@@ -15,7 +15,7 @@ from fanout.outputs.writer import OutputError, OutputFailed, RecordWriter, from_
 _BLOCK = 1 << 16
 
 
-class OutputClosed(OutputError):
+class OutputClosed(OutputFailed):
     """The reader of standard output went away, as `head` does."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import os
@@ -16,7 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from fanout.errors import UsageError
-from fanout.outputs import OutputClosed, OutputError, open_output, read_records
+from fanout.outputs import (
+    OutputClosed,
+    OutputError,
+    OutputFailed,
+    open_output,
+    read_records,
+)
 from fanout.outputs.jsonl import StdoutWriter
 from fanout.outputs.parquet import journal_of
 from fanout.wire import ErrorInfo, Evidence, Record, Timing, Usage
@@ -257,6 +264,53 @@ def test_flush_reaches_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "fsync", synced.append)
         output.flush()
         assert len(synced) == 1
+
+
+@pytest.mark.parametrize("path", FORMATS)
+def test_no_sync_is_believed_after_one_that_failed(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    output = open_output(path)
+    output.write([record("a")])
+    output.flush()
+    output.write([record("b")])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(OutputFailed, match="cannot be made durable: Input/output error"):
+            output.flush()
+    # The kernel would say yes now, without having written anything.
+    for use in (output.flush, lambda: output.write([record("c")]), output.close):
+        with pytest.raises(OutputFailed, match="Input/output error"):
+            use()
+    assert ids(path) == ["a"]
+    write(path, record("b"), append=True)
+    assert ids(path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("path", FORMATS)
+def test_lines_are_written_as_they_are(path: str) -> None:
+    lines = [b'{"id":"a","status":"ok","data":{"n":1.0e2}}', b'{"status":"failed","id":"b"}']
+    with open_output(path) as output:
+        output.write_lines(lines)
+        output.write_lines([])
+        output.flush()
+        assert Path(journal_of(path) if path.endswith("t") else path).read_bytes().split(b"\n") == [
+            *lines,
+            b"",
+        ]
+    assert ids(path) == ["a", "b"]
+
+
+def test_an_output_on_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    write("out.jsonl", record("a"))
+    assert ids("out.jsonl") == ["a"]
 
 
 def test_the_columns_of_parquet_are_those_of_the_record() -> None:
