@@ -43,7 +43,7 @@ class Ledger:
 
     def has_worker(self) -> bool:
         """Whether a worker has shown itself."""
-        return next(self._redis.scan_iter(keys.worker("*")), None) is not None
+        return bool(self._redis.exists(keys.WORKERS))
 
     def memory_mb(self, field: str = "used_memory") -> float:
         return int(self._redis.info("memory")[field]) / 2**20

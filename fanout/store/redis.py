@@ -138,6 +138,8 @@ _RETRIES = 8
 _ANSWER_S = 10.0
 #: Seconds that the first sign of life may take.
 _PING_S = 3.0
+#: Seconds for which the name of a worker that has gone silent is kept.
+_NAMED_S = 3600.0
 #: Bytes of records in one read, about: few records may be large ones.
 _READ_BYTES = 4 * 2**20
 #: Longest wait in a read, in seconds: well before the connection would count as dead.
@@ -327,20 +329,27 @@ class RedisStore:
             return int(await self._redis.xlen(keys.records(job)))
 
     async def report_worker(self, info: WorkerInfo, ttl_s: float) -> None:
+        now = time.time()
         with self._answering():
-            await self._redis.set(
-                keys.worker(info.name), orjson.dumps(asdict(info)), px=round(ttl_s * 1000)
-            )
+            async with self._redis.pipeline(transaction=True) as both:
+                both.set(keys.worker(info.name), orjson.dumps(asdict(info)), px=round(ttl_s * 1000))
+                both.zadd(keys.WORKERS, {info.name: now})
+                both.zremrangebyscore(keys.WORKERS, 0, now - _NAMED_S)
+                await both.execute()
 
     async def forget_worker(self, info: WorkerInfo) -> None:
         with self._answering():
-            await self._redis.delete(keys.worker(info.name))
+            async with self._redis.pipeline(transaction=True) as both:
+                both.delete(keys.worker(info.name))
+                both.zrem(keys.WORKERS, info.name)
+                await both.execute()
 
     async def workers(self, tier: str | None = None) -> Sequence[WorkerInfo]:
         found: list[WorkerInfo] = []
         with self._answering():
-            names = [name async for name in self._redis.scan_iter(keys.worker("*"), count=1000)]
-            values = await self._redis.mget(names) if names else []
+            # By a list of names: a search would go through the results of every item, too.
+            names = [name.decode() for name in await self._redis.zrange(keys.WORKERS, 0, -1)]
+            values = await self._redis.mget(map(keys.worker, names)) if names else []
         for value in values:
             if value is not None:
                 raw = orjson.loads(value)
