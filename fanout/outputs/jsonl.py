@@ -202,9 +202,16 @@ def _last_line(fd: int, end: int) -> tuple[int, bytes]:
 
 
 def sync_folder(path: str) -> None:
-    """Make the file's name as durable as its contents."""
-    fd = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY)
+    """Make the file's name as durable as its contents, where the file system can."""
+    try:
+        fd = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY)
+    except PermissionError:
+        return  # a folder may be written and not be read
     try:
         os.fsync(fd)
+    except OSError as error:
+        # Some network file systems sync no folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise
     finally:
         os.close(fd)

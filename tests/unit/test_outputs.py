@@ -7,6 +7,7 @@ import fcntl
 import io
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -311,6 +312,22 @@ def test_an_output_on_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(fcntl, "flock", no_locks)
     write("out.jsonl", record("a"))
     assert ids("out.jsonl") == ["a"]
+
+
+@pytest.mark.parametrize("path", FORMATS)
+def test_an_output_on_a_file_system_that_syncs_no_folders(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def files_only(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    write(path, record("a"))
+    assert ids(path) == ["a"]
 
 
 def test_the_columns_of_parquet_are_those_of_the_record() -> None:
