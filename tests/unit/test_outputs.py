@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fanout.cli.writing import write as write_batch
 from fanout.errors import UsageError
 from fanout.outputs import (
     OutputClosed,
@@ -27,6 +28,7 @@ from fanout.outputs import (
 )
 from fanout.outputs.jsonl import StdoutWriter
 from fanout.outputs.parquet import journal_of
+from fanout.store import Records
 from fanout.wire import ErrorInfo, Evidence, Record, Timing, Usage
 
 FORMATS = ["out.jsonl", "out.ndjson", "out.parquet"]
@@ -303,6 +305,17 @@ def test_lines_are_written_as_they_are(path: str) -> None:
             b"",
         ]
     assert ids(path) == ["a", "b"]
+
+
+def test_a_record_is_written_on_as_it_was_read() -> None:
+    # Another order of keys, and one that this version does not know.
+    line = b'{"status":"ok","id":"a","data":1.0e2,"new":{"b":1}}'
+    with open_output("out.jsonl") as output:
+        write_batch(output, Records.of([line]))
+        write_batch(output, [Record(id="b", status="failed")])
+    first, second = Path("out.jsonl").read_bytes().splitlines()
+    assert first == line
+    assert Record.model_validate_json(second) == Record(id="b", status="failed")
 
 
 def test_an_output_on_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
