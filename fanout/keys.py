@@ -8,6 +8,9 @@ PREFIX = "fanout"
 #: Sorted set: job ids by creation time.
 JOBS = f"{PREFIX}:jobs"
 
+#: Sorted set: names of the workers by the time of their last report.
+WORKERS = f"{PREFIX}:workers"
+
 
 def job(job_id: str) -> str:
     """Hash: spec, state, counts, times."""

@@ -9,7 +9,16 @@ import pytest
 
 from fanout.errors import JobError
 from fanout.failures import Kind
-from fanout.store import Checkpoint, Counts, Decided, EndpointInfo, Forgotten, Store, WorkerInfo
+from fanout.store import (
+    Checkpoint,
+    Counts,
+    Decided,
+    EndpointInfo,
+    Forgotten,
+    Records,
+    Store,
+    WorkerInfo,
+)
 from fanout.store.bits import bits_of, ordinals_in
 from fanout.wire import STATUSES, ErrorInfo, Item, JobSpec, Record, Status
 
@@ -447,6 +456,10 @@ class StoreContract:
             await store.settle("j", ordinal, record(ordinal))
         first = await store.read("j", "0-0", 3, 0)
         assert [r.id for r in first.records] == ["doc-2", "doc-0", "doc-3"]
+        assert isinstance(first.records, Records)
+        assert [Record.model_validate_json(line) for line in first.records.lines] == [
+            *first.records
+        ]
         second = await store.read("j", first.last, 3, 0)
         assert [r.id for r in second.records] == ["doc-1"]
         third = await store.read("j", second.last, 3, 0)

@@ -19,7 +19,7 @@ from fanout import __version__
 from fanout.cli.console import complain
 from fanout.cli.exits import Exit
 from fanout.errors import FanoutError, Stalled
-from fanout.outputs import OutputClosed
+from fanout.outputs import OutputClosed, OutputFailed
 
 app = App(
     name="fanout",
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.USAGE
     except OutputClosed:
         return Exit.INCOMPLETE  # the reader of stdout has left: nothing is wrong, nobody to tell
-    except Stalled as error:
+    except (Stalled, OutputFailed) as error:
         complain(str(error))
         return Exit.INCOMPLETE
     except FanoutError as error:

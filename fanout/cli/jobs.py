@@ -17,6 +17,7 @@ from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import note, plain, stdout
 from fanout.cli.exits import Exit
+from fanout.cli.garbage import collect_seldom
 from fanout.cli.run import written
 from fanout.cli.target import Target, check_target
 from fanout.client import Fanout, connect
@@ -149,6 +150,7 @@ async def _results(redis: str | None, job_id: str, output: str, *, overwrite: bo
         target = Target(output, overwrite=overwrite)
         try:
             await _claim(fo, info, target)
+            collect_seldom()
             job = await fo.job(job_id, ledger=target.ledger)
             async for batch in job.batches():
                 upto = (await job.info()).input

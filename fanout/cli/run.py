@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from fanout.cli.console import note
+from fanout.cli.garbage import collect_seldom
 from fanout.cli.going_on import begun
 from fanout.cli.live import Live
 from fanout.cli.stalling import watched
@@ -21,6 +23,14 @@ from fanout.wire import Record
 
 #: Seconds that Redis may take to be told of an end.
 _TOLD_S = 5.0
+
+#: Records that come within this are written together, in seconds: a sync of the disk and a few
+#: round trips to Redis for each handful would cost more than the records do.
+_TOGETHER_S = 0.1
+#: Records that are written at once.
+_ENOUGH = 250
+#: A smaller window would run empty meanwhile.
+_WINDOW = 1024
 
 #: Takes each batch of records and makes it durable before it returns.
 Sink = Callable[[Sequence[Record]], None]
@@ -106,11 +116,16 @@ async def _collect(fo: Fanout, job: Job, work: Work, sink: Sink, report: Report)
     before = job.ledger.counts.total()
     total = None if work.total is None else max(0, work.total - before)
     live = Live(fo.store, job, report, total=total, quiet=work.quiet, bar=work.bar)
+    together_s = _TOGETHER_S if (work.window or fo.settings.window or _WINDOW) >= _WINDOW else 0
+    collect_seldom()
     async with live, watched(fo, job, live, work.on_stall) as watch:
         async for batch in watch.batches():
+            next_at = time.monotonic() + together_s
             await written(sink, batch)
             report.add(batch)
             live.refresh()
+            if len(batch) < _ENOUGH:
+                await asyncio.sleep(next_at - time.monotonic())
 
 
 async def written(sink: Sink, batch: Sequence[Record]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from fanout.store.bits import has_bit, set_bit
 from fanout.wire import Record
@@ -44,8 +44,11 @@ class Ledger:
         self._bits[ordinal >> 3] &= ~(128 >> (ordinal & 7))
         return True
 
-    def new_of(self, records: Iterable[Record]) -> list[Record]:
-        """Those of the records that are not here yet, each ordinal once; nothing is taken in."""
+    def new_of(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Those of the records that are not here yet, each ordinal once; nothing is taken in.
+
+        Where all are new these are `records` themselves, and what came with them is kept.
+        """
         found: list[Record] = []
         seen: set[int] = set()
         for record in records:
@@ -54,7 +57,7 @@ class Ledger:
                     continue
                 seen.add(record.ordinal)
             found.append(record)
-        return found
+        return records if len(found) == len(records) else found
 
     @property
     def bits(self) -> bytes:

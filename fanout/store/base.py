@@ -5,9 +5,9 @@ One contract suite (tests/store_contract.py) runs over every implementation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 from fanout.errors import JobError
 from fanout.wire import Item, JobSpec, Record
@@ -111,6 +111,37 @@ class Pulse:
     next: int = 0
     submitted: int = 0
     settled: int = 0
+
+
+class Records(tuple[Record, ...]):
+    """Records as they were read, together with the JSON they came as.
+
+    Attributes:
+        lines: the JSON of each, without a newline: who writes them on need not make it again.
+    """
+
+    lines: Sequence[bytes]
+
+    @classmethod
+    def of(cls, lines: Iterable[bytes], ordinals: Sequence[int | None] = ()) -> Self:
+        """The records of some lines.
+
+        Args:
+            lines: the JSON of each.
+            ordinals: the ordinal of each, for those that do not say it (an older worker's).
+
+        Raises:
+            ValueError: one of them is no record.
+        """
+        kept = list(lines)
+        found = [Record.model_validate_json(line) for line in kept]
+        for place, ordinal in enumerate(ordinals):
+            if found[place].ordinal is None and ordinal is not None:
+                found[place] = found[place].model_copy(update={"ordinal": ordinal})
+                kept[place] = found[place].to_json()
+        records = cls(found)
+        records.lines = kept
+        return records
 
 
 @dataclass(frozen=True, slots=True)

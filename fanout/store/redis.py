@@ -29,6 +29,7 @@ from fanout.store.base import (
     JobInfo,
     JobState,
     Pulse,
+    Records,
     Restored,
     WorkerInfo,
 )
@@ -143,10 +144,32 @@ for _ = 1, tonumber(ARGV[5]) do
   at = at + 3
 end
 redis.call('HINCRBY', KEYS[1], 'submitted', #ARGV - at + 1)
-for i = at, #ARGV do
-  redis.call('LPUSH', KEYS[2], ARGV[i])
+for i = at, #ARGV, 1000 do
+  redis.call('LPUSH', KEYS[2], unpack(ARGV, i, math.min(i + 999, #ARGV)))
 end
 return 1
+"""
+
+# KEYS records; ARGV after, limit, bytes. The record is an entry's first field.
+# Answers the cursor after the records, and the records, a line each. As one string, because the
+# entries of a stream, five answers each, cost the client more than all else it does with a record.
+_READ = """
+local last, limit, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local lines, ordinals = {}, {}
+while #lines < limit and room > 0 do
+  local count = math.min(50, limit - #lines)
+  local found = redis.call('XRANGE', KEYS[1], '(' .. last, '+', 'COUNT', count)
+  for _, entry in ipairs(found) do
+    last = entry[1]
+    lines[#lines + 1] = entry[2][2]
+    ordinals[#lines] = entry[2][4] or ''
+    room = room - #entry[2][2]
+  end
+  if #found < count then
+    break
+  end
+end
+return {last, table.concat(lines, '\\n'), ordinals}
 """
 
 #: Decisions of the controller that are kept for each endpoint.
@@ -162,6 +185,10 @@ _RETRIES = 8
 _ANSWER_S = 10.0
 #: Seconds that the first sign of life may take.
 _PING_S = 3.0
+#: Seconds for which the name of a worker that has gone silent is kept.
+_NAMED_S = 3600.0
+#: Bytes of records in one read, about: few records may be large ones.
+_READ_BYTES = 4 * 2**20
 #: Longest wait in a read, in seconds: well before the connection would count as dead.
 _BLOCK_S = 2.0
 
@@ -206,6 +233,7 @@ class RedisStore:
         self._submit = client.register_script(_SUBMIT)
         self._recovery = Recovery(client)
         self._checkup = Checkup(client)
+        self._read = client.register_script(_READ)
         self._settling = Settling(self._end_all, linger_s)
 
     @classmethod
@@ -416,21 +444,22 @@ class RedisStore:
         return cast(JobState, raw.decode()) if raw else None
 
     async def read(self, job: str, after: str, limit: int, block_s: float) -> Batch:
+        batch = await self._read_now(job, after, limit)
+        if batch.records or block_s <= 0:
+            return batch
         with self._answering():
             # A block of 0 means for ever, so the shortest wait is a millisecond.
-            block = max(1, round(min(block_s, _BLOCK_S) * 1000)) if block_s > 0 else None
-            found = await self._redis.xread({keys.records(job): after}, count=limit, block=block)
-        # RESP2 answers a list of [stream, entries], RESP3 a mapping of stream to [entries].
-        streams = (
-            [pages[0] for pages in found.values()]
-            if isinstance(found, dict)
-            else [entries for _, entries in found or ()]
-        )
-        entries = streams[0] if streams else []
-        return Batch(
-            [_record_of(fields) for _, fields in entries],
-            entries[-1][0].decode() if entries else after,
-        )
+            block = max(1, round(min(block_s, _BLOCK_S) * 1000))
+            came = await self._redis.xread({keys.records(job): after}, count=1, block=block)
+        return await self._read_now(job, after, limit) if came else batch
+
+    async def _read_now(self, job: str, after: str, limit: int) -> Batch:
+        with self._answering():
+            last, lines, ordinals = await self._read(
+                keys=[keys.records(job)], args=[after, limit, _READ_BYTES]
+            )
+        numbers = [int(ordinal) if ordinal else None for ordinal in ordinals]
+        return Batch(Records.of(lines.split(b"\n") if lines else (), numbers), last.decode())
 
     async def trim(self, job: str, upto: str) -> None:
         milliseconds, _, sequence = upto.partition("-")
@@ -444,20 +473,27 @@ class RedisStore:
             return int(await self._redis.xlen(keys.records(job)))
 
     async def report_worker(self, info: WorkerInfo, ttl_s: float) -> None:
+        now = time.time()
         with self._answering():
-            await self._redis.set(
-                keys.worker(info.name), orjson.dumps(asdict(info)), px=round(ttl_s * 1000)
-            )
+            async with self._redis.pipeline(transaction=True) as both:
+                both.set(keys.worker(info.name), orjson.dumps(asdict(info)), px=round(ttl_s * 1000))
+                both.zadd(keys.WORKERS, {info.name: now})
+                both.zremrangebyscore(keys.WORKERS, 0, now - _NAMED_S)
+                await both.execute()
 
     async def forget_worker(self, info: WorkerInfo) -> None:
         with self._answering():
-            await self._redis.delete(keys.worker(info.name))
+            async with self._redis.pipeline(transaction=True) as both:
+                both.delete(keys.worker(info.name))
+                both.zrem(keys.WORKERS, info.name)
+                await both.execute()
 
     async def workers(self, tier: str | None = None) -> Sequence[WorkerInfo]:
         found: list[WorkerInfo] = []
         with self._answering():
-            names = [name async for name in self._redis.scan_iter(keys.worker("*"), count=1000)]
-            values = await self._redis.mget(names) if names else []
+            # By a list of names: a search would go through the results of every item, too.
+            names = [name.decode() for name in await self._redis.zrange(keys.WORKERS, 0, -1)]
+            values = await self._redis.mget(map(keys.worker, names)) if names else []
         for value in values:
             if value is not None:
                 raw = orjson.loads(value)
@@ -516,13 +552,6 @@ class RedisStore:
 
     async def aclose(self) -> None:
         await self._redis.aclose()
-
-
-def _record_of(fields: Mapping[bytes, bytes]) -> Record:
-    record = Record.model_validate_json(fields[b"r"])
-    if record.ordinal is None and b"o" in fields:
-        return record.model_copy(update={"ordinal": int(fields[b"o"])})
-    return record
 
 
 def _reason(error: BaseException) -> str:

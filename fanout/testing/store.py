@@ -20,6 +20,7 @@ from fanout.store.base import (
     JobInfo,
     JobState,
     Pulse,
+    Records,
     Restored,
     WorkerInfo,
 )
@@ -269,7 +270,7 @@ class MemoryStore:
                 return Batch([], after)
         found = self._after(job, after, limit)
         last = f"{found[-1][0]}-0" if found else after
-        return Batch([Record.model_validate_json(raw) for _, raw in found], last)
+        return Batch(Records.of(raw for _, raw in found), last)
 
     def _after(self, job: str, cursor: str, limit: int) -> list[tuple[int, bytes]]:
         if job not in self._jobs:
