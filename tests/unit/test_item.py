@@ -329,6 +329,7 @@ async def test_an_item_of_a_job_that_goes_on_already_is_run_after_all() -> None:
     assert (await bench.run(item)).status == "ok"
 
 
+@pytest.mark.parametrize("text", ["one", "one two"])
 async def test_an_item_at_the_server_is_aborted_when_its_job_is_cancelled(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
