@@ -52,6 +52,7 @@ async def _new(fo: Fanout, work: Work, spec: JobSpec, target: Target) -> Job:
         window=work.window,
         results=work.results,
         ledger=target.ledger,
+        broken="pause" if target.is_resumable else "cancel",
         **work.params,
     )
 

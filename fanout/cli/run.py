@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
 from fanout.cli.console import note
 from fanout.cli.garbage import collect_seldom
@@ -90,25 +88,23 @@ async def run_into(fo: Fanout, work: Work, target: Target) -> tuple[Report, bool
         await _told(job.cancel)  # who reads standard output has had enough
         raise
     except BaseException:
-        await _told(job.pause)
+        is_told = await _told(job.pause)
         if not work.quiet:
-            _say_paused(job, report, target)
+            _say_paused(job, report, target, is_told=is_told)
         raise
     info = await job.info()
     target.complete(job.checkpoint, cancelled=info.state == "cancelled")
     return report, job.ledger.clean
 
 
-def _say_paused(job: Job, report: Report, target: Target) -> None:
+def _say_paused(job: Job, report: Report, target: Target, *, is_told: bool) -> None:
     where = f"in {target.path}" if target.is_resumable else "written"
-    how = (
-        "the same command goes on"
-        if target.is_resumable
-        else (f"the same command with --resume {job.id} goes on")
-    )
+    how = "" if target.is_resumable else f" with --resume {job.id}"
+    state = "is paused" if is_told else "could not be told to pause"
     note(
-        f"job {job.id} is paused with {job.ledger.counts.total():,} records {where} "
-        f"({report.done:,} of them by this run): {how}, `fanout cancel {job.id}` ends it"
+        f"job {job.id} {state} with {job.ledger.counts.total():,} records {where} "
+        f"({report.done:,} of them by this run): the same command{how} goes on, "
+        f"`fanout cancel {job.id}` ends it"
     )
 
 
@@ -164,12 +160,15 @@ async def ready(fo: Fanout, tier: str, kind: str) -> None:
         raise Unavailable(f"endpoint {name}: {problem}")
 
 
-async def _told(call: Callable[[], Any]) -> None:
-    async def told() -> None:
+async def _told(call: Callable[[], Awaitable[None]]) -> bool:
+    async def told() -> bool:
         # In here, because a second interruption leaves nobody outside to hear of it.
-        # Redis is away: there is nothing to tell it.
-        with suppress(Unavailable, JobError, TimeoutError):
+        try:
             async with asyncio.timeout(_TOLD_S):
                 await call()
+        # Redis is away: there is nothing to tell it.
+        except (Unavailable, JobError, TimeoutError):
+            return False
+        return True
 
-    await asyncio.shield(told())
+    return await asyncio.shield(told())

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -20,7 +20,7 @@ from fanout.client.source import Source
 from fanout.errors import JobError, Unavailable, UsageError
 from fanout.registry import load_kind
 from fanout.settings import Settings, load_settings
-from fanout.store import Checkpoint, RedisStore, Store
+from fanout.store import Checkpoint, JobInfo, RedisStore, Store
 from fanout.store.patience import Patience, patient
 from fanout.task import Task
 from fanout.timeouts import check_timeouts
@@ -108,6 +108,7 @@ class Fanout:
         window: int | None = None,
         results: bool = False,
         ledger: Ledger | None = None,
+        broken: Literal["cancel", "pause"] = "cancel",
         **params: Any,
     ) -> Job:
         """Start a job and feed it in the background; returns at once.
@@ -120,6 +121,8 @@ class Fanout:
             window: items submitted and not yet collected, at most.
             results: also keep each record in Celery's result backend.
             ledger: takes in what is collected; empty.
+            broken: what becomes of the job when reading `docs` fails; a paused one goes on with
+                `resume`.
             params: the task kind's parameters, such as `schema` and `prompt`.
 
         Raises:
@@ -128,8 +131,7 @@ class Fanout:
             Unavailable: Redis does not answer.
         """
         spec = self.spec(kind, tier=tier, results=results, **params)
-        if window is not None and window < 1:
-            raise UsageError("the window holds at least one item")
+        size = self._window_of(spec.tier, window)
         identity = job_id or new_job_id()
         await self.store.create(identity, spec)
         job = Job(
@@ -138,9 +140,10 @@ class Fanout:
             spec,
             ledger=ledger,
             keep_s=self.settings.keep_jobs_s,
+            broken=broken,
             tell=self._say,
         )
-        job.feed(Source(docs, identity, spec.tier), self._window_of(spec.tier, window))
+        job.feed(Source(docs, identity, spec.tier), size)
         self._jobs.append(job)
         return job
 
@@ -202,18 +205,13 @@ class Fanout:
             JobError: there is no such job, or it is cancelled.
             Unavailable: Redis does not answer.
         """
-        try:
-            info = await self.store.get(job_id)
-        except JobError:
-            if spec is None or ledger is None:
-                raise
-            info = None
-        made = info.spec if info is not None else spec
-        assert made is not None  # noqa: S101 - looked at above
+        info = await self._known(job_id, lost=spec is not None and ledger is not None)
+        made = spec if info is None else info.spec
         collected = ledger
         if collected is None and info is not None:
             collected = await collected_of(self.store, info)
-        assert collected is not None  # noqa: S101 - looked at above
+        if made is None or collected is None:
+            raise JobError(f"there is no job {job_id}")
         known = (checkpoint, info.input if info is not None else None)
         size = self._window_of(made.tier, window)
         judged = Judged(
@@ -227,12 +225,25 @@ class Fanout:
         await judged.judge(accept=accept_changes)
         begun = await judged.begin(self.store, made, written=ledger is not None)
         job = Job(
-            self.store, job_id, made, ledger=collected, keep_s=self.settings.keep_jobs_s,
+            self.store,
+            job_id,
+            made,
+            ledger=collected,
+            keep_s=self.settings.keep_jobs_s,
             tell=self._say,
-        )  # fmt: skip
+            broken="pause",
+        )
         job.feed(judged.source, size, begun)
         self._jobs.append(job)
         return job
+
+    async def _known(self, job_id: str, *, lost: bool) -> JobInfo | None:
+        try:
+            return await self.store.get(job_id)
+        except JobError:
+            if not lost:  # nobody else could tell either what it was
+                raise
+            return None
 
     async def job(self, job_id: str, *, ledger: Ledger | None = None) -> Job:
         """A job submitted earlier, here or elsewhere; `ledger` holds what its output has.
@@ -265,6 +276,8 @@ class Fanout:
         self.tell(words)
 
     def _window_of(self, tier: str, window: int | None) -> Window:
+        if window is not None and window < 1:
+            raise UsageError("the window holds at least one item")
         if window or self.settings.window:
             return Window(window or self._window(tier))
         return Window(self._window(tier), partial(self._raised, tier))

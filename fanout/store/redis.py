@@ -107,10 +107,10 @@ for name, count in pairs(counts) do
   redis.call('HINCRBY', KEYS[1], name, count)
 end
 -- What is made for a job that has been given up must not outlive it.
-local left = known and redis.call('TTL', KEYS[1]) or -1
-if left > 0 then
-  redis.call('EXPIRE', KEYS[2], left)
-  redis.call('EXPIRE', KEYS[3], left)
+local left = known and redis.call('PTTL', KEYS[1]) or -1
+if left >= 0 then
+  redis.call('PEXPIRE', KEYS[2], left)
+  redis.call('PEXPIRE', KEYS[3], left)
 end
 return won
 """

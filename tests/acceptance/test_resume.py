@@ -13,7 +13,7 @@ import redis
 from conftest import Stack
 from kit import FANOUT, environment, fanout, until
 
-COUNT = 300
+COUNT = 200
 EXTRACT = ("extract", "docs.jsonl", "--schema", "schema.json", "-o", "out.jsonl", "--window", "40")
 SCHEMA = {
     "title": "Thing",

@@ -6,9 +6,8 @@ import json
 import os
 import signal
 import subprocess
-import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from model_server import MODEL
 SCHEMA = {"title": "T", "type": "object", "properties": {"word": {"type": "string"}}}
 #: Seconds of silence that are nothing special, here.
 LEAST = {"FANOUT_STALL_AFTER_S": "2"}
+#: The same where a run ends at the first stall: a busy machine must not look like one.
+PATIENT = {"FANOUT_STALL_AFTER_S": "5"}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
 
 @contextmanager
 def extracting(
-    here: Path, texts: list[str], *options: str
+    here: Path, texts: list[str], *options: str, env: Mapping[str, str] = LEAST
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A running `fanout extract` of these texts, and the file of what it says."""
     (here / "docs.jsonl").write_text(
@@ -50,7 +51,7 @@ def extracting(
     log = here / "extract.log"
     with started(
         *("extract", "docs.jsonl", "--schema", "schema.json", "-o", "out.jsonl", *options),
-        cwd=here, env=LEAST, log=log,
+        cwd=here, env=env, log=log,
     ) as process:  # fmt: skip
         yield process, log
 
@@ -102,13 +103,12 @@ def test_a_worker_that_is_stopped_is_named_and_a_command_is_run(up: tuple[Path, 
 
 def test_a_server_that_hangs_ends_a_run_that_shall_not_wait(up: tuple[Path, int]) -> None:
     here, port = up
-    began = time.monotonic()
-    with extracting(here, ["a"] * 5 + ["HANGS"], "-q", "--on-stall", "exit") as (process, log):
+    texts = ["a"] * 5 + ["HANGS"]
+    with extracting(here, texts, "-q", "--on-stall", "exit", env=PATIENT) as (process, log):
         assert process.wait(60) == 3, log.read_text()
     said = log.read_text()
     assert "with 1 item open" in said
     assert "1 requests are in flight at fake, and none has ended" in said
-    assert time.monotonic() - began < 30
     assert ids(here) == list(range(5))
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/release"):
         pass
@@ -123,7 +123,7 @@ def test_an_output_that_nobody_takes_ends_a_run_that_shall_not_wait(up: tuple[Pa
         process = subprocess.Popen(
             [FANOUT, "extract", "docs.jsonl", "--schema", "schema.json", "-o", "-",
              "--on-stall", "exit"],
-            cwd=here, env=environment(LEAST), stdout=subprocess.PIPE, stderr=log,
+            cwd=here, env=environment(PATIENT), stdout=subprocess.PIPE, stderr=log,
         )  # fmt: skip
         try:
             assert process.wait(60) == 3
