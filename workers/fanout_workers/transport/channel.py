@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -16,12 +15,12 @@ import redis as redis_py
 from kombu.log import get_logger
 from kombu.transport import redis
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
 from kombu.utils.scheduling import round_robin_cycle
 
 from .broker import Keys
 from .custody import Custody, custody_of
 from .holdings import Place
+from .message import Message, read_envelope
 from .qos import QoS
 from .scripts import FETCH
 
@@ -49,6 +48,7 @@ class Channel(redis.Channel):
     """A channel that pops and notes messages in one step, and remembers them over connections."""
 
     QoS = QoS
+    Message = Message
 
     #: Whether Celery's or kombu's hub drives this channel; otherwise, it is `drain_events`.
     has_hub = False
@@ -290,8 +290,7 @@ class Channel(redis.Channel):
 
     def _decode(self, queue: str, raw: bytes) -> tuple[dict[str, Any] | None, str]:
         try:
-            # kombu's hook for values that JSON does not know makes it three times as slow.
-            message = loads(raw) if b'"__type__"' in raw else json.loads(raw.decode())
+            message = read_envelope(raw)
             return message, message["properties"]["delivery_tag"]
         except (ValueError, TypeError, KeyError):
             logger.critical("What was in the queue %r is no message: %.4096r", queue, raw)
