@@ -160,7 +160,10 @@ class ModelClient:
 
 
 async def _bounded(response: Answer) -> bytes:
-    body = bytearray()
+    whole = response.whole()
+    if whole is not None and len(whole) <= _MAX_REPLY_BYTES:
+        return whole
+    body = bytearray(whole or b"")
     async for chunk in response.chunks():
         body += chunk
         if len(body) > _MAX_REPLY_BYTES:
