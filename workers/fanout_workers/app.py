@@ -10,12 +10,12 @@ from celery import Celery
 from celery.exceptions import Reject
 from celery.signals import worker_shutting_down
 
-from fanout import Item, Settings, Task, Unavailable
+from fanout import Item, Record, Settings, Task, Unavailable
 from fanout.queue import queue_of, task_name
 from fanout_workers import events
 from fanout_workers.attempts import Stopping
 from fanout_workers.intake import RESERVE, Intake
-from fanout_workers.pool import on_loop_start, on_loop_stop
+from fanout_workers.pool import on_loop_start, on_loop_stop, run_directly
 from fanout_workers.runtime import Runtime
 
 #: Seconds before an item goes back into the queue because Redis did not answer.
@@ -92,15 +92,27 @@ def _register(app: Celery, runtime: Runtime, kind: str) -> None:
         self: Any, params: dict[str, Any] | None = None, **fields: Any
     ) -> dict[str, Any] | None:
         request = self.request
-        item = Item.model_validate({"id": request.id, **fields})
+        record = await record_of(request.id, params, fields)
+        # Celery writes a text of what it gets for its events, where no reply belongs.
+        return None if request.ignore_result else record.model_dump(mode="json")
+
+    async def record_of(
+        task_id: str, params: dict[str, Any] | None, fields: dict[str, Any]
+    ) -> Record:
+        item = Item.model_validate({"id": task_id, **fields})
         try:
-            record = await runtime.runner.run(kind, item, params or {}, request.id)
+            record = await runtime.runner.run(kind, item, params or {}, task_id)
         except Stopping as stopping:
             raise Reject("this worker cannot run it now", requeue=True) from stopping
         except Unavailable as away:
             # Not settled: acknowledged, it would be lost. The pause keeps it from going round.
             await asyncio.sleep(_AWAY_S)
             raise Reject("Redis does not tell what the job is", requeue=True) from away
-        events.note(request.id, events.fields_of(record, item.job))
-        # Celery writes a text of what it gets for its events, where no reply belongs.
-        return None if request.ignore_result else record.model_dump(mode="json")
+        events.note(task_id, events.fields_of(record, item.job))
+        return record
+
+    async def run_without_result(task_id: str, fields: dict[str, Any]) -> None:
+        fields = dict(fields)
+        await record_of(task_id, fields.pop("params", None), fields)
+
+    run_directly(run, run_without_result)

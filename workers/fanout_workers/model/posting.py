@@ -26,7 +26,7 @@ class _Route(aiohttp.ClientRequest):
     """What a connector has to know to connect to a server; never sent."""
 
     @cached_property
-    def connection_key(self) -> ConnectionKey:  # type: ignore[override]
+    def connection_key(self) -> ConnectionKey:
         return super().connection_key
 
 

@@ -28,7 +28,7 @@ def read_envelope(raw: bytes) -> Any:
         return json.loads(raw.decode())  # it takes NaN, which kombu writes
 
 
-class Message(virtual.Message):  # type: ignore[misc]
+class Message(virtual.Message):
     """kombu's message, its body read by Python's own parser where that gives the same."""
 
     accept: Any
