@@ -8,6 +8,7 @@ client that waits for 180 s gets nothing while the server looks busy.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fanout.errors import ConfigError
 
@@ -49,6 +50,7 @@ def needed(max_tokens: int, min_tokens_per_s: float) -> float:
     return max_tokens / min_tokens_per_s * MARGIN + PREFILL_S
 
 
+@lru_cache(maxsize=256)  # asked for each request, and nearly always the same
 def derive(max_tokens: int, min_tokens_per_s: float, wanted_s: float | None) -> Timeout:
     """The timeout for requests of `max_tokens`, or the user's own if it is long enough.
 
