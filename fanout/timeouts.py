@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fanout.errors import ConfigError
@@ -62,6 +63,7 @@ def largest(min_tokens_per_s: float, timeout_s: float | None) -> int | None:
     return max(0, math.floor((timeout_s - PREFILL_S) * min_tokens_per_s / MARGIN + 1e-9))
 
 
+@lru_cache(maxsize=256)  # asked for each request, and nearly always the same
 def derive(max_tokens: int, min_tokens_per_s: float, wanted_s: float | None) -> Timeout:
     """The timeout for requests of `max_tokens`, or the user's own if it is long enough.
 

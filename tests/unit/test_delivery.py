@@ -171,4 +171,4 @@ async def test_items_without_a_job_have_no_twins(runner: Runner) -> None:
     ],
 )
 def test_how_a_message_came(headers: dict[str, Any], expected: Delivery) -> None:
-    assert Delivery.of(Request(**{"delivery_info": {}} | headers)) == expected
+    assert Delivery.of({"delivery_info": {}} | headers) == expected

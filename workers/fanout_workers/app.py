@@ -22,7 +22,7 @@ from fanout_workers.delivery import Deliveries, Delivery
 from fanout_workers.intake import RESERVE, Intake
 from fanout_workers.item import Released
 from fanout_workers.liveness import Liveness
-from fanout_workers.pool import on_loop_start, on_loop_stop
+from fanout_workers.pool import on_loop_start, on_loop_stop, run_directly
 from fanout_workers.quarantine import Quarantine
 from fanout_workers.runtime import Runtime
 
@@ -136,16 +136,21 @@ class _Host:
             self._loop.call_soon_threadsafe(self._quarantine.begin_stop)
 
     async def run(
-        self, kind: str, params: dict[str, Any], fields: dict[str, Any], request: Any
+        self,
+        kind: str,
+        params: dict[str, Any],
+        fields: dict[str, Any],
+        task_id: str,
+        headers: Mapping[str, Any],
     ) -> Record | None:
         """The record of the item in a message; None if it had ended before."""
         if self._deliveries is None:
             raise RuntimeError("the worker is not open")
         try:
-            item = _item_of(request.id, fields)
+            item = _item_of(task_id, fields)
         except UsageError as error:
-            return await self._refused(fields, request.id, error)
-        return await self._deliveries.run(kind, item, params, request.id, Delivery.of(request))
+            return await self._refused(fields, task_id, error)
+        return await self._deliveries.run(kind, item, params, task_id, Delivery.of(headers))
 
     async def _refused(
         self, fields: dict[str, Any], task_id: str, error: UsageError
@@ -187,8 +192,24 @@ def _register(app: Celery, host: _Host, kind: str | None) -> None:
         self: Any, params: dict[str, Any] | None = None, **fields: Any
     ) -> dict[str, Any] | None:
         request = self.request
+        record = await record_of(request.id, params, fields, vars(request))
+        if request.ignore_result:
+            # Celery writes a text of what it gets for its events, where no reply belongs.
+            return None
+        if record is None:
+            raise Ignore("it ends elsewhere, and so does its result")
+        return record.model_dump(mode="json")
+
+    async def record_of(
+        task_id: str,
+        params: dict[str, Any] | None,
+        fields: dict[str, Any],
+        headers: Mapping[str, Any],
+    ) -> Record | None:
         try:
-            record = await host.run(kind or str(request.get(KIND)), params or {}, fields, request)
+            record = await host.run(
+                kind or str(headers.get(KIND)), params or {}, fields, task_id, headers
+            )
         except Released:
             return None  # not settled: whoever goes on with the job submits it anew
         except Stopping as stopping:
@@ -197,10 +218,14 @@ def _register(app: Celery, host: _Host, kind: str | None) -> None:
             # Not settled: acknowledged, it would be lost. The pause keeps it from going round.
             await asyncio.sleep(_AWAY_S)
             raise Reject("Redis does not tell what the job is", requeue=True) from away
-        if record is None:
-            if not request.ignore_result:
-                raise Ignore("it had ended before, and its result is kept")
-            return None
-        events.note(request.id, events.fields_of(record, fields.get("job")))
-        # Celery writes a text of what it gets for its events, where no reply belongs.
-        return None if request.ignore_result else record.model_dump(mode="json")
+        if record is not None:
+            events.note(task_id, events.fields_of(record, fields.get("job")))
+        return record
+
+    async def run_without_result(
+        task_id: str, fields: dict[str, Any], headers: Mapping[str, Any]
+    ) -> None:
+        fields = dict(fields)
+        await record_of(task_id, fields.pop("params", None), fields, headers)
+
+    run_directly(run, run_without_result)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +43,12 @@ class Delivery:
     again: bool = False
 
     @classmethod
-    def of(cls, request: Any) -> Delivery:
-        """The delivery of a Celery request, which has the message's headers as attributes."""
-        count = delivery_count(vars(request))
-        info = request.delivery_info
+    def of(cls, headers: Mapping[str, Any]) -> Delivery:
+        """The delivery of a message, by its headers as Celery gives them to a task."""
+        count = delivery_count(headers)
+        info = headers.get("delivery_info")
         came_back = bool(isinstance(info, dict) and info.get("redelivered"))
-        return cls(count, bool(count or came_back or request.get(RESUBMITTED)))
+        return cls(count, bool(count or came_back or headers.get(RESUBMITTED)))
 
 
 class Deliveries:

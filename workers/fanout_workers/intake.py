@@ -27,7 +27,7 @@ EVERY_S = 0.2
 #: The reserve: this many items, and the work of so many seconds: a burst of ends must not empty it
 #: before the fetch has caught up.
 RESERVE = 16
-RESERVE_S = 0.25
+RESERVE_S = 0.1
 #: Seconds without quota after which the reserve goes back.
 IDLE_S = 5.0
 #: kombu takes a larger prefetch count for "no limit".

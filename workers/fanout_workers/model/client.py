@@ -212,7 +212,12 @@ class ModelClient:
 
 
 async def _bounded(response: Answer) -> bytes:
-    return b"".join([chunk async for chunk in _limited(response.chunks())])
+    whole = response.whole()
+    if whole is None:
+        return b"".join([chunk async for chunk in _limited(response.chunks())])
+    if len(whole) > _MAX_REPLY_BYTES:
+        raise _too_long()
+    return whole
 
 
 async def _limited(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -221,8 +226,12 @@ async def _limited(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for chunk in chunks:
         size += len(chunk)
         if size > _MAX_REPLY_BYTES:
-            raise Failure(Kind.SERVER, f"the reply is longer than {_MAX_REPLY_BYTES} bytes")
+            raise _too_long()
         yield chunk
+
+
+def _too_long() -> Failure:
+    return Failure(Kind.SERVER, f"the reply is longer than {_MAX_REPLY_BYTES} bytes")
 
 
 def _costing(failure: Failure, meter: Meter) -> Failure:
