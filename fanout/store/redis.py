@@ -20,6 +20,7 @@ from fanout import keys
 from fanout.errors import JobError, Unavailable
 from fanout.queue import message_of, queue_of
 from fanout.store.base import Batch, Counts, Decided, EndpointInfo, JobInfo, JobState, WorkerInfo
+from fanout.store.connecting import client_of
 from fanout.store.settling import Ending, Settling
 from fanout.wire import Item, JobSpec, Record
 
@@ -114,7 +115,7 @@ _BLOCK_S = 2.0
 
 def connect_redis(url: str) -> redis.asyncio.Redis:
     """A client that rides out a short absence of the server (about 15 s)."""
-    return redis.asyncio.Redis.from_url(
+    return client_of(
         url,
         retry=Retry(ExponentialBackoff(cap=4.0, base=0.1), _RETRIES),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
@@ -172,7 +173,7 @@ class RedisStore:
                 await self._redis.ping()
             return
         # A first look does not ride out an absence: who starts a command wants to know now.
-        once: Any = redis.asyncio.Redis.from_url(
+        once: Any = client_of(
             self._url,
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=_PING_S,

@@ -498,3 +498,26 @@ async def test_a_process_that_cannot_renew_aborts_its_own_requests(
     await until(lambda: permits.limits()[NAME] == 2)  # and goes on when Redis is back
     await lease.close()
     await client.aclose()
+
+
+async def test_no_error_ends_the_renewals(
+    client: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "EVERY_S", 0.02)
+    monkeypatch.setattr(leases, "HUNGRY_S", 0.005)
+    permits = Permits([endpoint(2)])
+    lease = Leases(client, permits, (endpoint(2),), "a")
+    await lease.open()
+    renew, calls = lease._renew, 0
+
+    async def broken(**given: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls <= 2:
+            raise RuntimeError("the handler is closed")
+        return await renew(**given)
+
+    lease._renew = broken
+    await until(lambda: calls > 4)
+    assert permits.limits()[NAME] == 2
+    await lease.close()
