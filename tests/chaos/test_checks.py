@@ -17,6 +17,8 @@ from chaoskit.processes import left_behind
 from chaoskit.servers import Sim
 from chaoskit.verdict import ids_problems, record_problems
 
+IDS = ["a", "b", "c"]
+
 
 def record(name: str, kind: str | None = None, status: str = "failed") -> dict[str, Any]:
     if kind is None:
@@ -33,14 +35,16 @@ def test_ids_that_are_lost_twice_or_unknown() -> None:
 
 def test_failures_that_no_fault_explains() -> None:
     records = [record("a"), record("b", "server"), record("c", "cancelled", "cancelled")]
-    statuses, kinds, told = record_problems(records, {"server", "cancelled"}, cancelled=True)
+    statuses, kinds, told = record_problems(IDS, records, {"server", "cancelled"}, cancelled=True)
     assert (statuses, kinds) == (
         {"ok": 1, "failed": 1, "cancelled": 1},
         {"server": 1, "cancelled": 1},
     )
     assert not told
-    assert len(record_problems(records, {"empty"}, cancelled=False)[2]) == 2
-    assert record_problems([{**record("a"), "data": None}], set(), cancelled=False)[2]
+    assert len(record_problems(IDS, records, {"empty"}, cancelled=False)[2]) == 2
+    assert record_problems(IDS, [{**record("a"), "data": None}], set(), cancelled=False)[2]
+    assert not record_problems(IDS, [{**record("b"), "ordinal": 1}], set(), cancelled=False)[2]
+    assert record_problems(IDS, [{**record("b"), "ordinal": 2}], set(), cancelled=False)[2]
 
 
 _LOG = """\

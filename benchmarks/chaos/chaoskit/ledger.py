@@ -16,8 +16,8 @@ _EMPTY_S = 45.0
 
 async def ledger_problems(rig: Rig) -> list[str]:
     """Whether counts add up, every bit is set, no record is left and no message is kept."""
-    if any(event.fault.name == "empty-redis" for event in rig.plan.events):
-        return []  # it knows nothing of what was before
+    if any(event.fault.name in ("empty-redis", "torn-redis") for event in rig.plan.events):
+        return []  # it knows nothing, or not all, of what was before
     told: list[str] = []
     found = await rig.ask_redis("ZRANGE", "fanout:jobs", "0", "-1", again=True)
     if len(found) != len(rig.jobs):

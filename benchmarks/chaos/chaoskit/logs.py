@@ -20,14 +20,11 @@ _BROKER = re.compile(
 _ROTTEN = re.compile(
     r"^(kombu\.exceptions\.(ContentDisallowed|DecodeError)|KeyError: 'no\.such\.task')"
 )
-_BROKER_FAULTS = frozenset(
-    ("kill-redis", "term-redis", "stop-redis", "empty-redis", "full-redis", "cut-all", "cut-some")
-)
 
 
 def unexpected(folder: Path, faults: Sequence[Fault]) -> list[str]:
     """Tracebacks that no fault of the plan explains: log, count and last line."""
-    lost = any(fault.name in _BROKER_FAULTS or fault.wire == "redis" for fault in faults)
+    lost = any(fault.loses_broker for fault in faults)
     rotten = any(fault.name == "rotten-tasks" for fault in faults)
     found: Counter[tuple[str, str]] = Counter()
     for log in sorted(folder.glob("*.log")):

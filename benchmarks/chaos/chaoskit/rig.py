@@ -226,15 +226,22 @@ class Rig:
             file.write(struct.pack("d", by_s))
 
     async def restart_redis(
-        self, number: signal.Signals, back_s: float, *, empty: bool = False
+        self,
+        number: signal.Signals,
+        back_s: float,
+        *,
+        empty: bool = False,
+        torn_bytes: int = 0,
     ) -> None:
-        """End Redis and start it again with its data, or without."""
+        """End Redis and start it again: with its data, without, or without the last of them."""
         if not self.redis.alive:  # another fault has ended it, and will start it
             return
         await self.redis.stop(number, 10.0)
         await asyncio.sleep(back_s)
         if empty:
             self.redis.forget()
+        if torn_bytes:
+            self.redis.tear(torn_bytes)
         await self.redis.begin()
 
     async def ask_redis(self, *command: str | bytes, again: bool = False) -> Any:

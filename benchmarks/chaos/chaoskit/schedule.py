@@ -160,7 +160,7 @@ def _judge_job(job: Job, outcome: Outcome, allowed: set[str]) -> None:
     outcome.lost += lost
     outcome.twice += twice
     outcome.problems += [f"{job.process.name}: {problem}" for problem in told]
-    statuses, kinds, told = record_problems(records, allowed, job.cancelled)
+    statuses, kinds, told = record_problems(job.ids, records, allowed, job.cancelled)
     outcome.statuses = dict(Counter(outcome.statuses) + statuses)
     outcome.kinds = dict(Counter(outcome.kinds) + kinds)
     outcome.problems += [f"{job.process.name}: {problem}" for problem in told]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import sys
@@ -190,6 +191,11 @@ class Redis(Child):
         """Remove its data; it must not run."""
         shutil.rmtree(self.data)
         self.data.mkdir()
+
+    def tear(self, size: int) -> None:
+        """Cut so many bytes off its file, at most half of it; it must not run."""
+        for file in self.data.glob("appendonlydir/*.incr.aof"):
+            os.truncate(file, max(file.stat().st_size - size, file.stat().st_size // 2))
 
 
 async def _until(ready: Any, process: Child) -> None:

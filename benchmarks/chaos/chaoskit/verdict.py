@@ -21,11 +21,15 @@ def ids_problems(wanted: Sequence[str], found: Mapping[str, int]) -> tuple[int, 
 
 
 def record_problems(
-    records: Sequence[Mapping[str, Any]], allowed: set[str], cancelled: bool
+    ids: Sequence[str],
+    records: Sequence[Mapping[str, Any]],
+    allowed: set[str],
+    cancelled: bool,
 ) -> tuple[Counter[str], Counter[str], list[str]]:
     """(statuses, kinds of failure, in words): ok, or failed in a way that the faults explain.
 
     Args:
+        ids: of the job's documents, in their order.
         records: of one job.
         allowed: kinds of failure with which items may end.
         cancelled: whether the job was cancelled.
@@ -33,8 +37,11 @@ def record_problems(
     statuses = Counter(str(record["status"]) for record in records)
     kinds: Counter[str] = Counter()
     told: list[str] = []
+    places = {name: place for place, name in enumerate(ids)}
     for record in records:
         error = record.get("error")
+        if record.get("ordinal") not in (None, places.get(record["id"])):
+            told.append(f"{record['id']} has the ordinal {record['ordinal']}")
         if record["status"] == "ok":
             if error is not None or not isinstance(record.get("data"), dict):
                 told.append(f"{record['id']} is ok without data, or with an error")

@@ -13,9 +13,11 @@ from chaoskit.faults.broker import (
     FullRedis,
     Garbage,
     KillRedis,
+    PowerCut,
     RottenTasks,
     StopRedis,
     TermRedis,
+    TornRedis,
 )
 from chaoskit.faults.clients import (
     CancelSecondJob,
@@ -65,6 +67,8 @@ FAULTS: dict[str, type[Fault]] = {
         TermRedis,
         StopRedis,
         EmptyRedis,
+        TornRedis,
+        PowerCut,
         FullRedis,
         CutAll,
         CutSome,
@@ -88,7 +92,9 @@ NEEDS: dict[str, str] = {
     "kill-client": "resume",
     "term-client": "resume",
     "disk-full": "resume",
+    "power-cut": "resume",
     "empty-redis": "reconciler",
+    "torn-redis": "reconciler",
     "poison": "poison limit",
     "rotten-tasks": "malformed messages",
 }

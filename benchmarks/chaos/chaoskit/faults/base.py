@@ -22,6 +22,7 @@ class Fault:
         asks_twice: whether the server may see requests of an item a second time because of it; at
             most what is in flight or has just been answered when it strikes.
         wire: what has to go through a proxy for it: "redis" or "endpoint".
+        loses_broker: whether connections to Redis break, or it refuses what it is asked.
         plug_in: whether the workers have to load the kit's own task kind for it.
     """
 
@@ -35,6 +36,11 @@ class Fault:
     def wire(self) -> str | None:
         """What has to go through a proxy."""
         return None
+
+    @property
+    def loses_broker(self) -> bool:
+        """Whether connections to Redis break."""
+        return self.wire == "redis"
 
     @classmethod
     def fits(cls, fleet: Fleet) -> bool:

@@ -54,8 +54,14 @@ ROTTEN = (
 )
 
 
+class _Broker(Fault):
+    @property
+    def loses_broker(self) -> bool:
+        return True
+
+
 @dataclass(frozen=True, slots=True)
-class KillRedis(Fault):
+class KillRedis(_Broker):
     """SIGKILL to Redis; it comes back with its append-only file."""
 
     name: ClassVar[str] = "kill-redis"
@@ -70,7 +76,7 @@ class KillRedis(Fault):
 
 
 @dataclass(frozen=True, slots=True)
-class TermRedis(Fault):
+class TermRedis(_Broker):
     """SIGTERM to Redis; it comes back with its append-only file."""
 
     name: ClassVar[str] = "term-redis"
@@ -85,7 +91,7 @@ class TermRedis(Fault):
 
 
 @dataclass(frozen=True, slots=True)
-class EmptyRedis(Fault):
+class EmptyRedis(_Broker):
     """SIGKILL to Redis; it comes back without any data."""
 
     name: ClassVar[str] = "empty-redis"
@@ -102,7 +108,45 @@ class EmptyRedis(Fault):
 
 
 @dataclass(frozen=True, slots=True)
-class StopRedis(Fault):
+class TornRedis(_Broker):
+    """SIGKILL to Redis; it comes back without the last of what it had acknowledged.
+
+    As after a power cut with `appendfsync everysec`: the end of its file never reached the disk.
+    """
+
+    name: ClassVar[str] = "torn-redis"
+    once: ClassVar[bool] = True
+    asks_twice: ClassVar[bool] = True
+    torn_bytes: int
+
+    @classmethod
+    def draw(cls, dice: random.Random, fleet: Fleet) -> Self:
+        return cls(dice.choice((500, 5_000, 50_000)))
+
+    async def strike(self, rig: Rig) -> None:
+        await rig.restart_redis(signal.SIGKILL, 0.3, torn_bytes=self.torn_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class PowerCut(_Broker):
+    """SIGKILL to Redis, all workers and the command at once; all are started again."""
+
+    name: ClassVar[str] = "power-cut"
+    asks_twice: ClassVar[bool] = True
+    back_s: float
+
+    @classmethod
+    def draw(cls, dice: random.Random, fleet: Fleet) -> Self:
+        return cls(dice.uniform(0.1, 2.0))
+
+    async def strike(self, rig: Rig) -> None:
+        for process in (rig.client, *rig.workers):
+            process.send(signal.SIGKILL)
+        await rig.restart_redis(signal.SIGKILL, self.back_s)
+
+
+@dataclass(frozen=True, slots=True)
+class StopRedis(_Broker):
     """Redis answers nothing for a while (SIGSTOP), as one that is stuck in a slow command."""
 
     name: ClassVar[str] = "stop-redis"
@@ -118,7 +162,7 @@ class StopRedis(Fault):
 
 
 @dataclass(frozen=True, slots=True)
-class FullRedis(Fault):
+class FullRedis(_Broker):
     """Redis has no memory left for what is new (maxmemory, noeviction) for a while."""
 
     name: ClassVar[str] = "full-redis"
@@ -136,7 +180,7 @@ class FullRedis(Fault):
 
 
 @dataclass(frozen=True, slots=True)
-class CutAll(Fault):
+class CutAll(_Broker):
     """CLIENT KILL of every connection."""
 
     name: ClassVar[str] = "cut-all"
@@ -147,7 +191,7 @@ class CutAll(Fault):
 
 
 @dataclass(frozen=True, slots=True)
-class CutSome(Fault):
+class CutSome(_Broker):
     """CLIENT KILL of some connections, several times."""
 
     name: ClassVar[str] = "cut-some"
