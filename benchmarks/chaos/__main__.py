@@ -108,6 +108,7 @@ def summary(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
         "left_processes": sum(outcome.left_processes for outcome in outcomes),
         "failed": sorted(outcome.seed for outcome in outcomes if outcome.problems),
         "longest_above_n_s": max((outcome.brief_s for outcome in outcomes), default=0.0),
+        "longest_quiet_s": max((outcome.quiet_s for outcome in outcomes), default=0.0),
         "kinds": dict(sum((Counter(outcome.kinds) for outcome in outcomes), Counter())),
         "struck": dict(sorted(struck.items())),
         "seconds": round(seconds, 1),

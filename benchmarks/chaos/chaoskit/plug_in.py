@@ -16,6 +16,8 @@ from typing import Any
 from fanout import ChatRequest
 from fanout_tasks.extract import Extract as RealExtract
 
+EXIT_POISON = 86
+
 
 class Extract(RealExtract):
     """The real kind; a document with the word in it ends its worker."""
@@ -23,7 +25,7 @@ class Extract(RealExtract):
     def requests(self, payload: Any) -> Iterable[ChatRequest]:
         """End the process, or do as the real one does."""
         if "CHAOS-POISON" in payload.text:
-            os._exit(86)
+            os._exit(EXIT_POISON)
         return super().requests(payload)
 
 

@@ -29,6 +29,7 @@ SCHEMA = {"title": "Word", "type": "object", "properties": {"word": {"type": "st
 QUEUE = "fanout.default"
 #: Exit codes with which the command has done its work: all ok, some not.
 _DONE = (0, 1)
+_REFUSED = 2
 _WORKER_READY_S = 90.0
 _WARM_STOP_S = 30.0
 #: Starts of a command in all, before it counts as one that does not come to an end.
@@ -276,16 +277,21 @@ class Rig:
         command = [FANOUT, "extract", f"{name}.jsonl", "--schema", "schema.json", "-o", output.name]
         if self.plan.fleet.window is not None:
             command += ["--window", str(self.plan.fleet.window)]
-        process = Supervised(f"client-{name}", command, self.folder, self._goes_on)
+        process = Supervised(
+            f"client-{name}", command, self.folder, lambda code: self._goes_on(code, output)
+        )
         job = Job(process, ids, output, cancelled)
         self.jobs.append(job)
         job.task = self._spawn(process.run())
         return job
 
-    def _goes_on(self, code: int) -> bool:
-        # Whatever ended it, the same command goes on; without that, the end is the end.
-        starts = max(len(job.process.codes) for job in self.jobs)
-        return code not in _DONE and "resume" not in NEEDS.values() and starts < _STARTS
+    def _goes_on(self, code: int, output: Path) -> bool:
+        """Whether the same command is given again."""
+        if max(len(job.process.codes) for job in self.jobs) >= _STARTS:
+            return False
+        if code == _REFUSED and not output.exists():
+            return True  # at its start: Redis, all workers or all endpoints were away
+        return code not in _DONE and "resume" not in NEEDS.values()
 
     def _texts(self, count: int) -> list[str]:
         dice = random.Random(f"texts {self.plan.seed} {count}")

@@ -42,6 +42,7 @@ class Outcome:
     allowed_twice: int = 0
     stuck: int = 0
     left_processes: int = 0
+    quiet_s: float = 0.0
     statuses: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, int] = field(default_factory=dict)
     struck: list[str] = field(default_factory=list)
@@ -83,6 +84,7 @@ async def _through(rig: Rig, outcome: Outcome) -> None:
         written = sum(job.written for job in rig.jobs)
         now = time.monotonic()
         if written != progress or any(not task.done() for task in striking):
+            outcome.quiet_s = max(outcome.quiet_s, round(now - moved, 1))
             moved, progress = now, written
         if now > deadline or now > moved + QUIET_S:
             outcome.stuck = 1
@@ -132,6 +134,7 @@ async def _judge(rig: Rig, outcome: Outcome) -> None:
     allowed = {kind for event in rig.plan.events for kind in event.fault.fails}
     for place, job in enumerate(rig.jobs):
         _judge_job(job, outcome, allowed if not place else allowed | {"cancelled"})
+    outcome.problems += _worker_problems(rig)
     if not outcome.stuck:
         outcome.problems += await ledger_problems(rig)
     for server in rig.servers:
@@ -150,6 +153,15 @@ async def _judge(rig: Rig, outcome: Outcome) -> None:
         outcome.problems.append(
             f"{outcome.asked_twice} asked twice, {rig.allowance.total} explained, {examples}"
         )
+
+
+def _worker_problems(rig: Rig) -> list[str]:
+    explained = {code for event in rig.plan.events for code in event.fault.worker_codes}
+    return [
+        f"{worker.name} ended with {worker.codes}"
+        for worker in rig.workers
+        if set(worker.codes) - explained
+    ]
 
 
 def _judge_job(job: Job, outcome: Outcome, allowed: set[str]) -> None:

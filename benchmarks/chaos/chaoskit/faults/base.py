@@ -23,6 +23,7 @@ class Fault:
             most what is in flight or has just been answered when it strikes.
         wire: what has to go through a proxy for it: "redis" or "endpoint".
         loses_broker: whether connections to Redis break, or it refuses what it is asked.
+        worker_codes: exit codes with which workers may end because of it, minus a signal's number.
         plug_in: whether the workers have to load the kit's own task kind for it.
     """
 
@@ -30,6 +31,7 @@ class Fault:
     once: ClassVar[bool] = False
     fails: ClassVar[frozenset[str]] = frozenset()
     asks_twice: ClassVar[bool] = False
+    worker_codes: ClassVar[frozenset[int]] = frozenset()
     plug_in: ClassVar[bool] = False
 
     @property

@@ -55,6 +55,9 @@ ROTTEN = (
 
 
 class _Broker(Fault):
+    # `fanout worker` does not start without Redis.
+    worker_codes: ClassVar[frozenset[int]] = frozenset({2})
+
     @property
     def loses_broker(self) -> bool:
         return True
@@ -132,6 +135,7 @@ class PowerCut(_Broker):
     """SIGKILL to Redis, all workers and the command at once; all are started again."""
 
     name: ClassVar[str] = "power-cut"
+    worker_codes: ClassVar[frozenset[int]] = frozenset({2, -signal.SIGKILL})
     asks_twice: ClassVar[bool] = True
     back_s: float
 

@@ -18,6 +18,7 @@ _PLACES = ("redis", "redis", "endpoint")
 
 @dataclass(frozen=True, slots=True)
 class _Wire(Fault):
+    worker_codes: ClassVar[frozenset[int]] = frozenset({2})
     place: str
 
     @property

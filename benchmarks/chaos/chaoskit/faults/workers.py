@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from chaoskit.faults.base import Fault
+from chaoskit.plug_in import EXIT_POISON
 
 if TYPE_CHECKING:
     from chaoskit.plan import Fleet
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: A lease lasts 10 s (`fanout_workers.leases.TTL_S`).
 _PAST_LEASE_S = 11.5
+#: A warm shutdown; or none at all, before the worker has taken the signal over.
+_TOLD_TO_END = frozenset({0, -signal.SIGTERM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class KillWorker(Fault):
     """SIGKILL to a worker; the supervisor starts another."""
 
     name: ClassVar[str] = "kill-worker"
+    worker_codes: ClassVar[frozenset[int]] = frozenset({-signal.SIGKILL})
     asks_twice: ClassVar[bool] = True
     which: int
 
@@ -39,6 +43,7 @@ class TermWorker(Fault):
     """SIGTERM to a worker; the supervisor starts another."""
 
     name: ClassVar[str] = "term-worker"
+    worker_codes: ClassVar[frozenset[int]] = _TOLD_TO_END
     which: int
 
     @classmethod
@@ -82,6 +87,7 @@ class WorkerLeaves(Fault):
     """SIGTERM to a worker that nobody starts again."""
 
     name: ClassVar[str] = "worker-leaves"
+    worker_codes: ClassVar[frozenset[int]] = _TOLD_TO_END
     once: ClassVar[bool] = True
 
     @classmethod
@@ -113,6 +119,7 @@ class Poison(Fault):
     """A document that ends each worker which works on it; in the input from the start."""
 
     name: ClassVar[str] = "poison"
+    worker_codes: ClassVar[frozenset[int]] = frozenset({EXIT_POISON})
     once: ClassVar[bool] = True
     plug_in: ClassVar[bool] = True
     asks_twice: ClassVar[bool] = True
