@@ -108,7 +108,7 @@ async def _strike(rig: Rig, event: Event, outcome: Outcome, rates: list[tuple[fl
         # What is in flight, and what was answered in the last second and may not be settled yet.
         then = [written for at, written in rates if at > time.monotonic() - 1.5]
         lately = max(then) - min(then) if then else 0
-        rig.allow(event.fault.name, 2 * rig.plan.fleet.n + 2 * lately + 16)
+        rig.allow(event.fault.name, rig.plan.fleet.n + lately + 8)
     try:
         await event.fault.strike(rig)
     except Exception as error:  # noqa: BLE001 - told with the others
