@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chaoskit import ports
 from chaoskit.faults.broker import CutAll
 from chaoskit.faults.workers import TermWorker
 from chaoskit.logs import tracebacks, unexpected
@@ -87,6 +88,15 @@ def test_a_process_that_is_left_is_seen_by_its_group_and_by_its_folder(tmp_path:
             process.kill()
             process.wait()
     assert left_behind(inside, [here.pid, there.pid]) == []
+
+
+def test_two_schedules_never_choose_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_LAST", ports._FIRST + 40)
+    first, second = ports.Ports(), ports.Ports()
+    chosen = [one.choose() for one in (first, second) * 8]
+    assert len(set(chosen)) == len(chosen)
+    first.release()
+    second.release()
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ import redis
 from chaoskit import plug_in
 from chaoskit.faults import NEEDS
 from chaoskit.plan import Plan
+from chaoskit.ports import Ports
 from chaoskit.processes import Child, Supervised
 from chaoskit.proxy import Proxy
 from chaoskit.servers import FANOUT, Redis, Sim
-from fanout.local.probes import free_port
 
 SCHEMA = {"title": "Word", "type": "object", "properties": {"word": {"type": "string"}}}
 QUEUE = "fanout.default"
@@ -81,12 +81,12 @@ class Rig:
         self.workers: list[Supervised] = []
         self.children: list[Child] = []
         self.commands: list[Child] = []
-        self.ports: list[int] = []
+        self.ports = Ports()
         self._proxies: dict[str, list[Proxy]] = {"redis": [], "endpoint": []}
         self._tasks: set[asyncio.Task[None]] = set()
         self._plug_in = any(event.fault.plug_in for event in plan.events)
-        self.redis = Redis(self._port(), folder, plan.fleet.appendfsync)
-        self.servers = [Sim(server, self._port(), folder) for server in plan.fleet.servers]
+        self.redis = Redis(self.ports.choose(), folder, plan.fleet.appendfsync)
+        self.servers = [Sim(server, self.ports.choose(), folder) for server in plan.fleet.servers]
         self.children += [self.redis, *(server.process for server in self.servers)]
 
     @property
@@ -312,15 +312,10 @@ class Rig:
             await asyncio.sleep(0.1)
 
     async def _proxy(self, place: str, target: int) -> int:
-        proxy = Proxy(self._port(), target)
+        proxy = Proxy(self.ports.choose(), target)
         await proxy.start()
         self._proxies[place].append(proxy)
         return proxy.port
-
-    def _port(self) -> int:
-        port = free_port()
-        self.ports.append(port)
-        return port
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(coroutine)

@@ -199,6 +199,7 @@ def _look_round(rig: Rig, outcome: Outcome) -> None:
     outcome.left_processes = len(left)
     outcome.problems += [f"left: {line}" for line in left]
     outcome.problems += [
-        f"port {port} is still taken" for port in rig.ports if not port_is_free(port)
+        f"port {port} is still taken" for port in rig.ports.chosen if not port_is_free(port)
     ]
+    rig.ports.release()
     outcome.problems += unexpected(rig.folder, [event.fault for event in rig.plan.events])
