@@ -16,9 +16,10 @@ _BROKER = re.compile(
     r"|^(kombu|amqp)\.exceptions\.(OperationalError|ConnectionError)"
     r"|^(ConnectionResetError|ConnectionRefusedError|BrokenPipeError|OSError: \[Errno)"
 )
-#: Of messages that Celery cannot read, or whose task it does not know.
+#: Of messages that Celery or a worker cannot read, or whose task nobody knows.
 _ROTTEN = re.compile(
     r"^(kombu\.exceptions\.(ContentDisallowed|DecodeError)|KeyError: 'no\.such\.task')"
+    r"|^TypeError: .* positional argument|the message holds no item"
 )
 
 

@@ -97,7 +97,7 @@ NEEDS: dict[str, str] = {
     "torn-redis": "reconciler",
     "poison": "poison limit",
     "rotten-tasks": "malformed messages",
-    "full-redis": "a transport that stands a full Redis",
+    "full-redis": "resume",
 }
 
 __all__ = ["FAULTS", "NEEDS", "Fault"]
