@@ -22,6 +22,7 @@ from typing import Any
 
 from chaoskit.faults import FAULTS, NEEDS
 from chaoskit.plan import make_plan
+from chaoskit.processes import die_with_parent
 from chaoskit.schedule import STUCK_S, Outcome, run
 
 #: Above what a schedule may take: starting, stuck, judging and stopping.
@@ -80,6 +81,7 @@ async def _one(seed: int, options: argparse.Namespace, keep: Path) -> Outcome:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=die_with_parent(),
     )
     try:
         said, _ = await asyncio.wait_for(process.communicate(), _LIMIT_S)

@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from chaoskit.faults import FAULTS, NEEDS
+
+#: Beyond what a stuck schedule takes to be told with its seed; they take about 30 s.
+pytestmark = pytest.mark.timeout(300)
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "chaos"
 
@@ -19,7 +23,7 @@ def chaos(*arguments: str) -> tuple[dict[str, Any], str]:
         [sys.executable, "-P", str(BENCHMARK), *arguments],
         text=True,
         capture_output=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.stdout, done.stderr

@@ -56,7 +56,7 @@ class Child:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent(),
+                preexec_fn=die_with_parent(),
             )
         self.pids.append(self._process.pid)
 
@@ -171,7 +171,8 @@ def _environment() -> dict[str, str]:
     return {**clean, "COLUMNS": "200"}
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent() -> Callable[[], None] | None:
+    """What a child calls before it becomes its command, so that nothing outlives this process."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
