@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chaoskit.faults import NEEDS
 from chaoskit.ledger import ledger_problems
 from chaoskit.logs import unexpected
 from chaoskit.plan import Event, Plan
@@ -137,6 +138,7 @@ async def _judge(rig: Rig, outcome: Outcome) -> None:
     outcome.problems += _worker_problems(rig)
     if not outcome.stuck:
         outcome.problems += await ledger_problems(rig)
+        outcome.problems += await _verified(rig)
     for server in rig.servers:
         await server.close_book()
         book = server.book
@@ -153,6 +155,17 @@ async def _judge(rig: Rig, outcome: Outcome) -> None:
         outcome.problems.append(
             f"{outcome.asked_twice} asked twice, {rig.allowance.total} explained, {examples}"
         )
+
+
+async def _verified(rig: Rig) -> list[str]:
+    """What `fanout verify` finds, which comes with resuming."""
+    if "resume" in NEEDS.values():
+        return []
+    told = []
+    for job in rig.jobs:
+        if (code := await rig.command("verify", job.output.name)) != 0:
+            told.append(f"fanout verify {job.output.name} ended with {code}")
+    return told
 
 
 def _worker_problems(rig: Rig) -> list[str]:
