@@ -131,9 +131,9 @@ class Broker:
         return restored
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections that nobody uses: another thread may be in a command."""
         self._client.close()
-        self._client.connection_pool.disconnect()
+        self._client.connection_pool.disconnect(inuse_connections=False)
 
     def _queues_of(
         self, tag: Any, entry: Any, lookup: Callable[[str, str], Iterable[str]]
