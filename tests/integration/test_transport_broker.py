@@ -13,7 +13,7 @@ from fanout_workers.transport.broker import Broker, Keys
 
 def test_closing_leaves_the_command_of_another_thread_alone() -> None:
     with running_server(next(iter(binaries()))) as url, ThreadPoolExecutor(1) as pool:
-        client = redis.Redis.from_url(url)
+        client = redis.Redis(connection_pool=redis.ConnectionPool.from_url(url))
         broker = Broker(client, Keys("", "unacked", "unacked_index", "\x06\x16", (0,)))
         with redis.Redis.from_url(url) as other:
             waiting = pool.submit(client.blpop, ["list"], 20)
