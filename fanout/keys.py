@@ -56,6 +56,8 @@ GHOST = "g:"
 AUDITOR = "a"
 SAMPLE = "s"
 VERDICT = "v"
+#: After Redis has lost data: until when no part may grow, a time in ms.
+RECOVERY = "r"
 
 
 def leader(name: str) -> str:

@@ -34,6 +34,7 @@ from fanout.store.base import (
     WorkerInfo,
 )
 from fanout.store.checkup import Checkup
+from fanout.store.connecting import client_of
 from fanout.store.ending import end_queued
 from fanout.store.recovery import Recovery
 from fanout.store.settling import Ending, Settling
@@ -195,7 +196,7 @@ _BLOCK_S = 2.0
 
 def connect_redis(url: str, retries: int = _RETRIES) -> redis.asyncio.Redis:
     """A client that rides out a short absence of the server (about 15 s, by default)."""
-    return redis.asyncio.Redis.from_url(
+    return client_of(
         url,
         retry=Retry(ExponentialBackoff(cap=4.0, base=0.1), retries),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
@@ -262,7 +263,7 @@ class RedisStore:
                 await self._redis.ping()
             return
         # A first look does not ride out an absence: who starts a command wants to know now.
-        once: Any = redis.asyncio.Redis.from_url(
+        once: Any = client_of(
             self._url,
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=_PING_S,

@@ -37,6 +37,9 @@ local n = math.floor(number('n') or number('auto') or arg[8])
 local others, demands, spares, suspect = 0, {demand}, spare, false
 local living, ghosts = {{low, now}}, {}
 local all = redis.call('HGETALL', key)
+-- What Redis keeps of this holder: nothing, where it had a part and this is no first call, or less
+-- than the cap in force, means that Redis has lost data.
+local lost = cap > 0 or (#all == 0 and call > 1)
 for i = 1, #all, 2 do
   local kind, name = string.sub(all[i], 1, 2), string.sub(all[i], 3)
   if kind == 'l:' then
@@ -53,6 +56,7 @@ for i = 1, #all, 2 do
       if f[4] > call then
         return {n, part, part, 0, now}
       end
+      lost = part < cap
     elseif expiry <= now then
       redis.call('HDEL', key, all[i])
       if its_grace > 0 and part > 0 then
@@ -152,6 +156,14 @@ end
 -- What is in flight beyond the cap is counted, but nothing may follow it: after a fence it is what
 -- is being aborted, and others may have its place.
 local part = math.max(cap, math.min(target, n - others - haunted))
+-- After a loss of data nobody grows for the length of a lease: until then, whoever holds a part
+-- that Redis knows nothing of has called, or fenced itself.
+if lost then
+  redis.call('HSET', key, 'r', string.format('%d', now + ttl))
+  part = cap
+elseif (number('r') or 0) > now then
+  part = cap
+end
 redis.call('HSET', key, me, string.format('%d %d %d %d %d %d %d',
   math.max(part, in_flight), demand, now + ttl, call, low, spare, grace))
 return {n, part, target, look, now, unpack(silent)}

@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 from fanout import Settings, Task, Unavailable
 from fanout.aio import ended
 from fanout.store import RedisStore, Store, WorkerInfo
+from fanout.store.connecting import client_of
 from fanout_workers.attempts import Asker
 from fanout_workers.health import Health
 from fanout_workers.item import ItemRunner
@@ -102,7 +103,7 @@ class Runtime:
         self._transport = open_transport()
         # A client of its own: a renewal must not wait behind other calls, nor be tried again by
         # the library when its time has passed.
-        self._lease_client = redis.asyncio.Redis.from_url(
+        self._lease_client = client_of(
             self._settings.redis_url,
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=2.0,

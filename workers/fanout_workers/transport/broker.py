@@ -166,9 +166,9 @@ class Broker:
         return restored
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections that nobody uses: another thread may be in a command."""
         self._client.close()
-        self._client.connection_pool.disconnect()
+        self._client.connection_pool.disconnect(inuse_connections=False)
 
     def _put_back(
         self,
