@@ -46,11 +46,9 @@ def test_a_worker_goes_on_that_was_suspended_and_not_with_a_stuck_main_thread(fe
     worker = few.worker()
 
     def suspend() -> None:
-        for _ in range(2):
-            worker.kill(signal.SIGSTOP)
-            time.sleep(1.5 * STUCK_S)  # that it is longer is the point
-            worker.kill(signal.SIGCONT)
-            time.sleep(0.2)
+        worker.kill(signal.SIGSTOP)
+        time.sleep(1.3 * STUCK_S)  # that it is longer is the point
+        worker.kill(signal.SIGCONT)
 
     few.model.delay_s = 0.1
     records = few.run([f"good {number}" for number in range(60)], suspend)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,12 +73,34 @@ class Deliveries:
             Stopping: the worker shuts down; the item is untouched and has to be run again.
             Unavailable: Redis did not tell what the job is, or whether the item has ended.
         """
-        async with self._alone(item) as waited:
+        if item.job is None or item.ordinal is None:
+            return await self._run_any(kind, item, params, request_id, delivery)
+        key, waited = (item.job, item.ordinal), False
+        while key in self._running:
+            await self._end_of(key)
+            waited = True
+        self._running[key] = None
+        try:
             if (waited or delivery.again) and await self._runner.has_ended(item):
                 return None
-            if not delivery.count:
-                return await self._runner.run(kind, item, params, request_id)
-            return await self._run_apart(kind, item, params, request_id, delivery.count)
+            return await self._run_any(kind, item, params, request_id, delivery)
+        finally:
+            if (end := self._running.pop(key)) is not None:
+                end.set_result(None)
+
+    async def _end_of(self, key: tuple[str, int]) -> None:
+        """Wait for the end of an item that runs here."""
+        end = self._running[key]
+        if end is None:
+            end = self._running[key] = asyncio.get_running_loop().create_future()
+        await asyncio.shield(end)
+
+    async def _run_any(
+        self, kind: str, item: Item, params: dict[str, Any], request_id: str, delivery: Delivery
+    ) -> Record:
+        if not delivery.count:
+            return await self._runner.run(kind, item, params, request_id)
+        return await self._run_apart(kind, item, params, request_id, delivery.count)
 
     async def _run_apart(
         self, kind: str, item: Item, params: dict[str, Any], request_id: str, count: int
@@ -98,23 +119,3 @@ class Deliveries:
     async def _poisoned(self, item: Item, message: str) -> Record:
         log.error("item %.80r of job %s is poison: %s", item.id, item.job, message)
         return await self._runner.fail(item, ErrorInfo(kind=Kind.POISON, message=message))
-
-    @asynccontextmanager
-    async def _alone(self, item: Item) -> AsyncIterator[bool]:
-        """Wait while the same item runs here; whether it did."""
-        if item.job is None or item.ordinal is None:
-            yield False
-            return
-        key, waited = (item.job, item.ordinal), False
-        while key in self._running:
-            waited = True
-            end = self._running[key]
-            if end is None:
-                end = self._running[key] = asyncio.get_running_loop().create_future()
-            await asyncio.shield(end)
-        self._running[key] = None
-        try:
-            yield waited
-        finally:
-            if (waiting := self._running.pop(key)) is not None:
-                waiting.set_result(None)

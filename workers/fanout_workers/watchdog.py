@@ -89,7 +89,8 @@ class Watchdog:
     def start(self, after_s: float) -> None:
         """Look from a thread, so often that a fault counts after `after_s` seconds."""
         every_s = after_s / LOOKS
-        faulthandler.register(signal.SIGPROF, chain=True)
+        with suppress(AttributeError, OSError, RuntimeError, ValueError):  # there is no stderr
+            faulthandler.register(signal.SIGPROF, chain=True)
         threading.Thread(
             target=self._run, args=(every_s, max(after_s, 2.0 * (os.cpu_count() or 1))),
             name="watchdog", daemon=True,
