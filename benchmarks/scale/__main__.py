@@ -203,7 +203,8 @@ def medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """One run's figures, with the median over all of those that are numbers."""
     numbers = [key for key, value in runs[0].items() if isinstance(value, float)]
     middle = {key: statistics.median(run[key] for run in runs) for key in numbers}
-    return runs[-1] | middle | {"written_once": all(run.get("written_once") for run in runs)}
+    checked = [run["written_once"] for run in runs if "written_once" in run]  # it came to its end
+    return runs[-1] | middle | ({"written_once": all(checked)} if checked else {})
 
 
 def growth(small: dict[str, Any], large: dict[str, Any]) -> dict[str, float]:
