@@ -50,6 +50,8 @@ class Live:
         self._job = job
         self._report = report
         self._total = total
+        # Records of earlier runs are in the job's counts, and not in this run's report.
+        self._before = job.ledger.counts.total()
         self._quiet = quiet
         self._bar = bar and stderr.is_terminal
         self._told: list[str] = []
@@ -103,7 +105,7 @@ class Live:
                 self._workers = tuple(await self._store.workers(self._job.spec.tier))
                 info = await self._job.info()
                 if info.state != "open":
-                    self._total = info.counts.submitted
+                    self._total = info.counts.submitted - self._before
             except Unavailable:
                 self._workers = ()
             self._asked = True
