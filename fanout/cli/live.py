@@ -51,6 +51,8 @@ class Live:
         self._job = job
         self._report = report
         self._total = total
+        # Records of earlier runs are in the job's counts, and not in this run's report.
+        self._before = job.ledger.counts.total()
         self._quiet = quiet
         self._bar = bar and stderr.is_terminal
         #: More lines below the bar: what is wrong, as the command knows it.
@@ -117,7 +119,7 @@ class Live:
                 self._asked = True
                 info = await self._job.info()
                 if info.state != "open":
-                    self._total = info.counts.submitted
+                    self._total = info.counts.submitted - self._before
             except Unavailable:
                 self._workers, self._asked = (), False  # nothing is known of them
             except JobError:
