@@ -55,7 +55,7 @@ imports: $(VENV)/.dev  ## who may import whom
 
 bench: $(VENV)/.dev $(if $(filter overhead,$(NAME)),$(VENV)/.baselines)  ## one benchmark: make bench NAME=demo
 	@test -n "$(NAME)" || { echo "name one: $$(ls -d benchmarks/*/ | xargs -n1 basename | tr '\n' ' ')" >&2; exit 2; }
-	@$(BIN)/python -P benchmarks/$(NAME) $(ARGS)
+	@$(BIN)/python -P benchmarks/$(NAME) $(ARGS) $(if $(filter chaos,$(NAME)),$(if $(SCHEDULES),--schedules $(SCHEDULES)) $(if $(SEED),--seed $(SEED)))
 
 compose: $(VENV)/.dev  ## docker-compose.yml against the Compose schema
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml

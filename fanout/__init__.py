@@ -8,6 +8,7 @@ from fanout.errors import (
     FanoutError,
     JobError,
     PluginError,
+    Stalled,
     Unavailable,
     UnknownTask,
     UsageError,
@@ -16,6 +17,7 @@ from fanout.failures import Failure, Kind
 from fanout.params import SchemaParam
 from fanout.schemas import InvalidReply, OutputSchema, SchemaError, load_schema
 from fanout.settings import Endpoint, Settings, load_settings
+from fanout.stall import Stall, StallWatch
 from fanout.task import Invalid, Result, Task
 from fanout.wire import ErrorInfo, Evidence, Item, JobSpec, Record, Timing, Usage
 
@@ -46,6 +48,9 @@ __all__ = [
     "SchemaError",
     "SchemaParam",
     "Settings",
+    "Stall",
+    "StallWatch",
+    "Stalled",
     "Task",
     "Timing",
     "Unavailable",

@@ -6,6 +6,7 @@
     │   ├── UnknownTask       no task kind of that name is installed
     │   └── PluginError       a task kind is installed but cannot be imported
     ├── Unavailable           exit code 2: Redis or an endpoint does not answer
+    ├── Stalled               exit code 3: a job gives no records, and was to be left then
     └── JobError              the job is unknown, or in a state that forbids the call
 
 How one request to a model fails is a different matter: see `fanout.failures`.
@@ -34,6 +35,10 @@ class PluginError(UsageError):
 
 class Unavailable(FanoutError):
     """Redis or an endpoint does not answer."""
+
+
+class Stalled(FanoutError):
+    """A job gives no records although items are open, and it was to be left then."""
 
 
 class JobError(FanoutError):

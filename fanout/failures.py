@@ -5,12 +5,17 @@
     ├── overload    429, 503, 529                         back off or as told; no attempt spent
     ├── timeout     no reply in the derived time          one more try
     ├── server      500, 502, 504, broken body            back off, bounded
-    ├── request     400, 404, 413, 422, prompt too long   failed at once, in the server's words
+    ├── request     400, 413, 422, prompt too long        failed at once, in the server's words
     ├── truncated   finish_reason length                  once with a larger budget, then invalid
     ├── reasoning   budget spent on reasoning             lower effort, larger budget, then invalid
     ├── empty       content null or blank with stop       one more try, then invalid
     ├── schema      not the schema                        re-ask with the error, then invalid
     └── poison      delivered more than k times           failed; never a loop
+
+A key, a model or a path that a server refuses (401, 403, 404) is `request` too, but it is the
+endpoint's fault and not an item's: every item would fail there. So it spends no attempt, as connect
+and overload do: the items wait until it is put right. The same goes for timeout and server in an
+outage; `fanout_workers.attempts` says how one is told from an item's own failure.
 
 A kind that ends an item as *invalid* keeps the model's last reply: the model answered, the answer
 is no good. A kind that ends it as *failed* means that no answer came.
@@ -59,6 +64,11 @@ _STATUS = {
 }
 
 
+#: HTTP statuses of a refused request that are the endpoint's fault, never an item's: the key, the
+#: model or the path is wrong there.
+MISFIT = frozenset({401, 403, 404})
+
+
 def kind_of_status(status: int) -> Kind:
     """Failure kind of an HTTP status that is not 2xx.
 
@@ -79,6 +89,11 @@ class Failure(Exception):
         status: HTTP status, if a response came.
         retry_after: seconds the server asked to wait, if it did.
         raw: the reply as it came (bounded by the caller), kept in the record.
+
+    Attributes:
+        usage: tokens that the try cost, as far as the server said; they count although it failed.
+        finish_reason: why the server ended a reply that is no good.
+        excused: whether it says nothing about the item, and spends none of its attempts.
     """
 
     def __init__(
@@ -96,8 +111,16 @@ class Failure(Exception):
         self.status = status
         self.retry_after = retry_after
         self.raw = raw
-        #: Tokens that the try cost, as far as the server said; they count although it failed.
         self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+        self.excused = False
+
+    @property
+    def is_endpoints(self) -> bool:
+        """Whether this can only be the endpoint's fault: every item would fail there."""
+        if self.kind is Kind.REQUEST:
+            return self.status in MISFIT
+        return self.kind in (Kind.CONNECT, Kind.OVERLOAD)
 
 
 #: Longest pause in seconds that a server's Retry-After can ask for.
@@ -134,12 +157,14 @@ class Policy:
         return max(asked, min(self.backoff * 2.0 ** min(doublings, 30), self.backoff_max))
 
 
-#: A server that is down or overloaded says nothing about the item, so these two wait rather
-#: than use up the item's tries; the numbers bound a run that nobody watches (about 8 hours).
+#: Failures of one item at most that are not counted because they are the endpoint's. While its
+#: circuit is open nothing is asked there, so this bounds a run that nobody watches: hours.
+EXCUSED_TRIES = 1000
+
 POLICIES: dict[Kind, Policy] = {
     # At once first: most often it is only a kept-alive connection that the server has closed.
-    Kind.CONNECT: Policy(tries=1000, backoff=0.5, backoff_max=30.0, at_once=True),
-    Kind.OVERLOAD: Policy(tries=1000, backoff=1.0, backoff_max=30.0),
+    Kind.CONNECT: Policy(EXCUSED_TRIES, backoff=0.5, backoff_max=10.0, at_once=True),
+    Kind.OVERLOAD: Policy(EXCUSED_TRIES, backoff=1.0, backoff_max=10.0),
     Kind.TIMEOUT: Policy(tries=2),
     Kind.SERVER: Policy(tries=4, backoff=1.0, backoff_max=30.0),
     Kind.REQUEST: Policy(tries=1),

@@ -8,6 +8,9 @@ PREFIX = "fanout"
 #: Sorted set: job ids by creation time.
 JOBS = f"{PREFIX}:jobs"
 
+#: Sorted set: names of the workers by the time of their last report.
+WORKERS = f"{PREFIX}:workers"
+
 
 def job(job_id: str) -> str:
     """Hash: spec, state, counts, times."""
@@ -24,10 +27,21 @@ def records(job_id: str) -> str:
     return f"{job(job_id)}:records"
 
 
+def dropped(job_id: str) -> str:
+    """Set: ordinals that workers gave back because the job is paused."""
+    return f"{job(job_id)}:dropped"
+
+
 def worker(name: str) -> str:
     """String with a time to live: what a worker process last said of itself."""
     return f"{PREFIX}:worker:{name}"
 
+
+#: What the names of workers' child processes begin with: see fanout_workers.quarantine.
+QUARANTINE = "quarantine-"
+
+#: Stream: what was in a queue and is no message, with queue, reason, bytes, message; bounded.
+DEAD_LETTERS = f"{PREFIX}.dead"
 
 #: Fields of an endpoint's hash. N is `n` if it was set by hand, else `auto` if the controller has
 #: set it, else the configuration's.
@@ -42,6 +56,8 @@ GHOST = "g:"
 AUDITOR = "a"
 SAMPLE = "s"
 VERDICT = "v"
+#: After Redis has lost data: until when no part may grow, a time in ms.
+RECOVERY = "r"
 
 
 def leader(name: str) -> str:

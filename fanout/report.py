@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from fanout.advice import Seen
 from fanout.wire import STATUSES, Record
 
 #: Width of a histogram bucket: a percentile is right to within 1 %.
@@ -47,22 +48,23 @@ class Report:
 
     Attributes:
         counts: items by status.
-        failures: items that did not end ok, by kind, with one example message each.
+        failures: items that did not end ok, by kind.
+        seen: what was seen of them, by kind: one example, and what to do.
         mended: failed requests that a retry mended, by kind.
         prompt_tokens, completion_tokens: over all attempts.
-        latency: seconds from an item's start in a worker to its end, waits for permits left out.
+        latency: seconds that an item was in work, waits for permits left out.
         slowest: the items that took longest, as (seconds, id).
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, tuple[str, str]] = field(default_factory=dict)
+    seen: dict[str, Seen] = field(default_factory=dict)
     mended: Counter[str] = field(default_factory=Counter)
     prompt_tokens: int = 0
     completion_tokens: int = 0
     latency: Latencies = field(default_factory=Latencies)
     slowest: list[tuple[float, str]] = field(default_factory=list)
-    _busy_s: float = 0.0
+    _in_flight_s: float = 0.0
     _first: float = math.inf
     _last: float = -math.inf
 
@@ -102,8 +104,12 @@ class Report:
 
     @property
     def mean_in_flight(self) -> float:
-        """Requests in flight on average: the time they took together, over the run's time."""
-        return self._busy_s / self.seconds if self.seconds else 0.0
+        """Requests in flight on average: the time they took together, over the run's time.
+
+        Back-offs are no part of it. Of a request that is in flight nothing is known yet, so the
+        mean is a little low while the run goes on.
+        """
+        return self._in_flight_s / self.seconds if self.seconds else 0.0
 
     def by_status(self) -> dict[str, int]:
         """Counts by status, in the order of `STATUSES`; zeros left out."""
@@ -115,7 +121,9 @@ class Report:
             return
         kind = str(record.error.kind)
         self.failures[kind] += 1
-        self.examples.setdefault(kind, (record.id, record.error.message))
+        if kind not in self.seen:
+            self.seen[kind] = Seen()
+        self.seen[kind].add(record)
         self.mended.update({k: n for k, n in record.retried.items() if k != kind})
 
     def _add_timing(self, record: Record) -> None:
@@ -125,7 +133,8 @@ class Report:
         self._first = min(self._first, timing.finished_at - timing.total_s)
         self._last = max(self._last, timing.finished_at)
         busy = max(0.0, timing.total_s - (timing.permit_s or 0.0))
-        self._busy_s += busy
+        # Records of an older version do not say it; then back-offs count as well.
+        self._in_flight_s += busy if timing.in_flight_s is None else timing.in_flight_s
         if record.attempts:
             self.latency.add(busy)
             heapq.heappush(self.slowest, (busy, record.id))

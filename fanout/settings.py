@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -34,6 +35,8 @@ from pydantic_settings import (
 )
 
 from fanout.errors import ConfigError, FanoutError
+from fanout.redis_url import complete, without_password
+from fanout.secrets import secret_in
 from fanout.timeouts import DEFAULT_MIN_TOKENS_PER_S
 
 CONFIG_FILE = Path("fanout.toml")
@@ -155,12 +158,9 @@ class Endpoint(BaseModel):
         if self.api_key_file is None:
             return self.api_key.get_secret_value() if self.api_key else None
         try:
-            return self.api_key_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ConfigError(
-                f"endpoint {self.name}: cannot read api_key_file {self.api_key_file}: {reason}"
-            ) from error
+            return secret_in(self.api_key_file, "api_key_file")
+        except ConfigError as error:
+            raise ConfigError(f"endpoint {self.name}: {error}") from error
 
 
 class _TomlFile(PydanticBaseSettingsSource):
@@ -192,6 +192,8 @@ class Settings(BaseSettings):
 
     Attributes:
         redis: URL of the broker, job store and result backend (redis://, rediss://, valkey://).
+            TLS takes `?ssl_ca_certs=FILE`, and `ssl_certfile` and `ssl_keyfile` of a client.
+        redis_password_file: holds the password of Redis, where the URL has none.
         endpoint: the model servers, by name.
         window: items submitted and not yet written by the client, at most; None = 4 x N of the
             tier, at least 1,024.
@@ -199,6 +201,12 @@ class Settings(BaseSettings):
             goes faster, at the simulator.
         redeliver_after_s: seconds of silence after which a worker's items are handed out again; no
             limit for how long a request may take.
+        wait_for_redis_s: seconds for which a client under way waits for a Redis that is away.
+        stall_after_s: seconds without a record that are nothing special, whatever the work.
+        keep_jobs_s: seconds for which Redis keeps a job that was cancelled, or that is done and all
+            of whose records have been written.
+        stuck_after_s: seconds without a sign of life, or without a delivery while items wait and
+            there is room, after which a worker ends itself, to be started again.
         flower: address of a running Flower, as `fanout up` leaves it.
     """
 
@@ -210,10 +218,15 @@ class Settings(BaseSettings):
     )
 
     redis: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    redis_password_file: Path | None = None
     endpoint: dict[str, Endpoint] = Field(default_factory=dict)
     window: PositiveInt | None = None
     auto_poll_s: PositiveFloat = 5.0
-    redeliver_after_s: Annotated[float, Field(ge=3)] = 120.0
+    redeliver_after_s: Annotated[float, Field(ge=3)] = 100.0
+    stuck_after_s: Annotated[float, Field(ge=3)] = 60.0
+    wait_for_redis_s: PositiveFloat = 3600.0
+    stall_after_s: PositiveFloat = 30.0
+    keep_jobs_s: PositiveFloat = 7 * 86_400.0
     flower: str | None = None
 
     @field_validator("redis")
@@ -261,18 +274,19 @@ class Settings(BaseSettings):
             _TomlFile(settings_cls, STACK_FILE, required=False),
         )
 
-    @property
+    @cached_property
     def redis_url(self) -> str:
-        """The Redis URL with its password, in the form that redis-py and kombu read."""
-        url = self.redis.get_secret_value()
-        return re.sub(r"^valkey(s?)://", r"redis\1://", url)
+        """The Redis URL with its password, as redis-py, kombu and Celery read it.
+
+        Raises:
+            ConfigError: the file of the password cannot be read.
+        """
+        return complete(self.redis.get_secret_value(), self.redis_password_file)
 
     @property
     def redis_name(self) -> str:
         """The Redis URL without its password, for messages."""
-        parts = urlsplit(self.redis_url)
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit((parts.scheme, host, parts.path, "", ""))
+        return without_password(self.redis_url)
 
     def tiers(self) -> tuple[str, ...]:
         """Names of the configured tiers, in the order of their first endpoint."""

@@ -18,7 +18,7 @@ from typing import Any
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fanout import client
-from fanout.client import Doc
+from fanout.client import Doc, Docs
 from fanout.task import Task
 from fanout.wire import Record
 
@@ -51,6 +51,11 @@ class SyncFanout:
     def submit(self, kind: str | type[Task], docs: Iterable[Doc], **options: Any) -> SyncJob:
         """Start a job; takes what `Fanout.submit` takes, and raises what it raises."""
         job = self._portal.call(partial(self._fanout.submit, kind, docs, **options))
+        return SyncJob(self._portal, job)
+
+    def resume(self, job_id: str, docs: Docs, **options: Any) -> SyncJob:
+        """Go on with a job; takes what `Fanout.resume` takes, and raises what it raises."""
+        job = self._portal.call(partial(self._fanout.resume, job_id, docs, **options))
         return SyncJob(self._portal, job)
 
 

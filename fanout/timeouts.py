@@ -7,9 +7,16 @@ client that waits for 180 s gets nothing while the server looks busy.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from fanout.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fanout.settings import Endpoint
 
 #: Slowest tokens/s of one sequence to expect when the user says nothing. The published curves of a
 #: DGX Spark at their peaks give 2.85 and 3.62; a server that queues gives 2.13.
@@ -49,6 +56,14 @@ def needed(max_tokens: int, min_tokens_per_s: float) -> float:
     return max_tokens / min_tokens_per_s * MARGIN + PREFILL_S
 
 
+def largest(min_tokens_per_s: float, timeout_s: float | None) -> int | None:
+    """The most tokens of one reply that `timeout_s` is long enough for; None without a timeout."""
+    if timeout_s is None:
+        return None
+    return max(0, math.floor((timeout_s - PREFILL_S) * min_tokens_per_s / MARGIN + 1e-9))
+
+
+@lru_cache(maxsize=256)  # asked for each request, and nearly always the same
 def derive(max_tokens: int, min_tokens_per_s: float, wanted_s: float | None) -> Timeout:
     """The timeout for requests of `max_tokens`, or the user's own if it is long enough.
 
@@ -70,3 +85,23 @@ def derive(max_tokens: int, min_tokens_per_s: float, wanted_s: float | None) -> 
             "raise timeout_s, lower max_tokens, or set min_tokens_per_s to what you measured"
         )
     return Timeout(max_tokens, min_tokens_per_s, wanted_s)
+
+
+def check_timeouts(endpoints: Iterable[Endpoint], params: object) -> None:
+    """Refuse a job whose replies may take longer than an endpoint's timeout_s.
+
+    Args:
+        endpoints: all that may be asked.
+        params: the task kind's parameters; their `max_tokens`, where there is one, is the budget.
+
+    Raises:
+        ConfigError: one of them would kill the job's requests; says the arithmetic.
+    """
+    max_tokens = getattr(params, "max_tokens", None)
+    if not isinstance(max_tokens, int):
+        return
+    for endpoint in endpoints:
+        try:
+            derive(max_tokens, endpoint.min_tokens_per_s, endpoint.timeout_s)
+        except ConfigError as error:
+            raise ConfigError(f"endpoint {endpoint.name}: {error}") from None

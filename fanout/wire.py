@@ -82,6 +82,7 @@ class Timing(_Wire):
     Attributes:
         queued_s: from submission to the start in a worker.
         permit_s: waiting for a permit of the endpoint, over all attempts.
+        in_flight_s: within requests, over all attempts; added up where several ran at once.
         ttft_s: to the first token of the last attempt; measured when streaming, else the server's.
         total_s: from the start in a worker to the end.
         tokens_per_s: completion tokens of the last attempt over the time it was in flight.
@@ -90,6 +91,7 @@ class Timing(_Wire):
 
     queued_s: float | None = None
     permit_s: float | None = None
+    in_flight_s: float | None = None
     ttft_s: float | None = None
     total_s: float | None = None
     tokens_per_s: float | None = None
@@ -122,11 +124,13 @@ class Evidence(_Wire):
 class Record(_Wire):
     """How one item ended. Every submitted id has exactly one.
 
+    `ordinal` is the item's position in the job's input, from 0; None without a job.
     `attempts` counts requests whose failure said something about the item; `retried` counts by
     kind every request that failed on the way, those that were mended by a retry included.
     """
 
     id: str
+    ordinal: int | None = None
     status: Status
     data: Any = None
     error: ErrorInfo | None = None
@@ -144,13 +148,39 @@ class Record(_Wire):
 
     def to_json(self) -> bytes:
         """The record as one line of JSON, without the newline."""
+        try:
+            return orjson.dumps(self.__dict__, default=_fields_of, option=_JSON_ONLY)
+        except orjson.JSONEncodeError:
+            pass
         # What a task kind returns may be no JSON; it must not keep its item from ending.
         return _json(self.model_dump(mode="json", fallback=str))
 
 
+#: Values that pydantic may write otherwise than orjson are left to it, with all the time it takes.
+_JSON_ONLY = (
+    orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
+#: What a record is made of.
+_PARTS = frozenset({Usage, Timing, ErrorInfo, Evidence})
+
+
+def _fields_of(part: Any) -> dict[str, Any]:
+    if type(part) in _PARTS:
+        fields: dict[str, Any] = part.__dict__
+        return fields
+    raise TypeError(type(part))
+
+
 def sha256_of(value: Any) -> str:
     """Hex SHA-256 of a JSON value in canonical form (sorted keys, no white space)."""
-    return hashlib.sha256(_json(value, orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """A JSON value in canonical form: sorted keys, no white space."""
+    return _json(value, orjson.OPT_SORT_KEYS)
 
 
 def _json(value: Any, option: int | None = None) -> bytes:

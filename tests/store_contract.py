@@ -9,7 +9,17 @@ import pytest
 
 from fanout.errors import JobError
 from fanout.failures import Kind
-from fanout.store import Counts, Decided, EndpointInfo, Store, WorkerInfo
+from fanout.store import (
+    Checkpoint,
+    Counts,
+    Decided,
+    EndpointInfo,
+    Forgotten,
+    Records,
+    Store,
+    WorkerInfo,
+)
+from fanout.store.bits import bits_of, ordinals_in
 from fanout.wire import STATUSES, ErrorInfo, Item, JobSpec, Record, Status
 
 SPEC = JobSpec(kind="echo", tier="heavy", params={"words": 3, "names": ["a", "é"]}, results=True)
@@ -135,8 +145,12 @@ class StoreContract:
     async def test_the_first_settle_wins(self, store: Store) -> None:
         await store.create("j", SPEC)
         await store.submit("j", SPEC, items("j", 0, 2))
+        assert not await store.has_ended("j", 1)
         assert await store.settle("j", 1, record(1, "invalid")) is True
         assert await store.settle("j", 1, record(1, "ok")) is False
+        assert [await store.has_ended(*item) for item in (("j", 1), ("j", 0), ("k", 1))] == [
+            *(True, False, False)
+        ]
         assert (await store.get("j")).counts == Counts(submitted=2, invalid=1)
         batch = await store.read("j", "0-0", 10, 0)
         assert [(r.id, r.status) for r in batch.records] == [("doc-1", "invalid")]
@@ -243,6 +257,146 @@ class StoreContract:
         assert submitted > 50
         assert ended > 50
 
+    async def test_a_part_of_the_input_is_submitted_in_one_step(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        kept = [item for item in items("j", 0, 4) if item.ordinal != 1]
+        bad = record(1, "skipped").model_copy(update={"ordinal": 1})
+        upto = Checkpoint(4, "feed")
+        for _ in range(2):  # the second is a client that lost the reply
+            await store.submit("j", SPEC, kept, rejected=[bad], upto=upto)
+            info = await store.get("j")
+            assert (info.counts, info.input) == (Counts(submitted=4, skipped=1), upto)
+        assert await store.queued("heavy") == 3
+        assert [r.ordinal for r in (await store.read("j", "0-0", 9, 0)).records] == [1]
+        last = record(4, "skipped").model_copy(update={"ordinal": 4})
+        await store.submit("j", SPEC, [], rejected=[last], upto=Checkpoint(5, "f00d"))
+        assert (await store.get("j")).input == Checkpoint(5, "f00d")
+
+    async def test_a_store_that_has_lost_a_part_says_so(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 2), upto=Checkpoint(2, "a"))
+        with pytest.raises(Forgotten):
+            await store.submit("j", SPEC, items("j", 3, 2), upto=Checkpoint(5, "b"))
+        with pytest.raises(Forgotten):
+            await store.submit("k", SPEC, items("k", 0, 2), upto=Checkpoint(2, "a"))
+        assert (await store.get("j")).counts == Counts(submitted=2)
+        assert await store.queued("heavy") == 2
+
+    async def test_a_paused_job_takes_its_items_back(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 4))
+        assert not await store.release("j", 0)
+        await store.pause("j")
+        await store.seal("j")
+        assert await store.state("j") == "paused"
+        await store.settle("j", 0, record(0))
+        for _ in range(2):
+            assert await store.release("j", 1)
+        assert await store.release("j", 0)  # it has ended: there is nothing to run
+        info = await store.get("j")
+        assert (info.counts, info.done) == (Counts(submitted=3, ok=1), False)
+        restored = await store.restore("j", SPEC, Checkpoint(4))
+        assert await store.state("j") == "open"
+        assert (ordinals_in(restored.settled), restored.dropped) == ({0}, {1})
+        assert (await store.get("j")).counts == Counts(submitted=4, ok=1)
+        assert await store.withdraw("j", {0, 1}) == {1}
+        assert (await store.get("j")).counts == Counts(submitted=3, ok=1)
+        await store.resubmit("j", SPEC, items("j", 1, 1))
+        assert (await store.get("j")).counts == Counts(submitted=4, ok=1)
+        assert await store.queued("heavy") == 5
+        assert not (await store.restore("j", SPEC, Checkpoint(4))).dropped
+        assert not await store.release("j", 2)
+
+    async def test_what_is_done_or_cancelled_is_not_paused(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 1))
+        await store.seal("j")
+        await store.settle("j", 0, record(0))
+        await store.pause("j")
+        assert (await store.get("j")).done
+        await store.create("k", SPEC)
+        await store.cancel("k")
+        await store.pause("k")
+        assert await store.state("k") == "cancelled"
+        with pytest.raises(JobError, match="k is cancelled"):
+            await store.restore("k", SPEC, Checkpoint(0))
+
+    async def test_a_ledger_is_restored_from_the_written_records(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 6), upto=Checkpoint(6, "old"))
+        for ordinal in (0, 1, 2, 3):
+            await store.settle("j", ordinal, record(ordinal, "invalid"))
+        await store.trim("j", (await store.read("j", "0-0", 1, 0)).last)
+        # 1 is written and was not trimmed, 9 is written and unknown here; 0 was trimmed and is
+        # lost; 2 and 3 are to be read.
+        restored = await store.restore(
+            "j", SPEC, Checkpoint(10, "new"), bits_of([1, 9]), {"ok": 1, "invalid": 1}
+        )
+        assert (
+            ordinals_in(restored.settled) == {1, 2, 3, 9} == ordinals_in(await store.settled("j"))
+        )
+        info = await store.get("j")
+        assert info.counts == Counts(submitted=10, ok=1, invalid=3)
+        assert info.input == Checkpoint(10, "new")
+        assert await read_ids(store, "j") == ["doc-2", "doc-3"]
+        assert not await store.settle("j", 9, record(9))
+        assert await store.settle("j", 0, record(0))
+        with pytest.raises(JobError, match="somebody else"):
+            await store.restore("j", SPEC, Checkpoint(9), b"", {})
+
+    async def test_an_unknown_job_is_restored_under_its_id(self, store: Store) -> None:
+        upto = Checkpoint(1000, "d")
+        await store.restore("j", SPEC, upto, bits_of(range(0, 1000, 2)), {"ok": 500})
+        info = await store.get("j")
+        assert (info.state, info.spec, info.input) == ("open", SPEC, upto)
+        assert info.counts == Counts(submitted=1000, ok=500)
+        assert list(await store.jobs()) == ["j"]
+        odd = set(range(1, 1000, 2))
+        assert await store.missing("j", "heavy", odd) == odd
+        assert await store.withdraw("j", odd) == odd
+        assert (await store.get("j")).counts == Counts(submitted=500, ok=500)
+
+    async def test_an_item_that_ends_before_it_is_submitted_again(self, store: Store) -> None:
+        await store.restore("j", SPEC, Checkpoint(2), b"", {})
+        assert await store.withdraw("j", [0, 1]) == {0, 1}
+        await store.settle("j", 0, record(0))  # a worker had it when the store lost its data
+        await store.resubmit("j", SPEC, items("j", 0, 2))
+        assert (await store.get("j")).counts == Counts(submitted=2, ok=1)
+        assert await store.queued("heavy") == 1
+        with pytest.raises(JobError, match="no job k"):
+            await store.resubmit("k", SPEC, items("k", 0, 1))
+
+    async def test_many_items_in_the_queue_are_not_missing(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        await store.create("k", SPEC)
+        await store.submit("k", SPEC, items("k", 0, 1200))
+        await store.submit("j", SPEC, items("j", 0, 1200))
+        assert await store.missing("j", "heavy", range(1195, 1210)) == set(range(1200, 1210))
+        assert await store.missing("j", "light", [3]) == {3}
+        assert await store.missing("j", "heavy", []) == set()
+
+    async def test_a_job_is_forgotten_in_time_unless_it_goes_on(self, store: Store) -> None:
+        for job in ("j", "k"):
+            await store.create(job, SPEC)
+            await store.submit(job, SPEC, items(job, 0, 1))
+            await store.keep(job, 1.0)
+        await store.settle("j", 0, record(0))
+        await store.restore("k", SPEC, Checkpoint(1))
+        async with asyncio.timeout(DEADLINE_S):
+            while "j" in await store.jobs() or await store.unread("j"):
+                await asyncio.sleep(0.05)
+        assert await store.state("k") == "open"
+        assert await store.unread("j") == 0
+        assert await store.settled("j") == b""
+        with pytest.raises(JobError, match="no job j"):
+            await store.get("j")
+
+    async def test_the_output_is_remembered(self, store: Store) -> None:
+        await store.create("j", SPEC)
+        assert (await store.get("j")).output is None
+        await store.note_output("j", "/somewhere/out.jsonl")
+        assert (await store.get("j")).output == "/somewhere/out.jsonl"
+
     async def test_a_job_is_done_when_sealed_and_nothing_is_open(self, store: Store) -> None:
         await store.create("j", SPEC)
         await store.submit("j", SPEC, items("j", 0, 1))
@@ -267,6 +421,28 @@ class StoreContract:
         await store.settle("j", 0, record(0, "cancelled"))
         assert (await store.get("j")).done
 
+    async def test_queued_items_end_together_and_their_messages_go(self, store: Store) -> None:
+        for job in ("j", "k"):
+            await store.create(job, SPEC)
+        for first in range(0, 1200, 300):  # more than a page, and two jobs in one queue
+            await store.submit("j", SPEC, items("j", first, 300))
+            await store.submit("k", SPEC, items("k", first, 300))
+        await store.settle("j", 5, record(5))
+        await store.cancel("j")
+
+        def cancelled(item: Item) -> Record:
+            return Record(id=item.id, ordinal=item.ordinal, status="cancelled")
+
+        assert await store.end_queued("j", cancelled) == 1200
+        counts = (await store.get("j")).counts
+        assert (counts.ok, counts.cancelled, counts.open) == (1, 1199, 0)
+        assert await store.queued("heavy") == 1200
+        assert (await store.get("k")).counts.open == 1200
+        assert await store.end_queued("j", cancelled) == 0
+        assert len(await read_ids(store, "j", limit=2000)) == 1200
+        with pytest.raises(JobError):
+            await store.end_queued("nope", cancelled)
+
     async def test_a_sealed_job_can_be_cancelled(self, store: Store) -> None:
         await store.create("j", SPEC)
         await store.seal("j")
@@ -280,6 +456,10 @@ class StoreContract:
             await store.settle("j", ordinal, record(ordinal))
         first = await store.read("j", "0-0", 3, 0)
         assert [r.id for r in first.records] == ["doc-2", "doc-0", "doc-3"]
+        assert isinstance(first.records, Records)
+        assert [Record.model_validate_json(line) for line in first.records.lines] == [
+            *first.records
+        ]
         second = await store.read("j", first.last, 3, 0)
         assert [r.id for r in second.records] == ["doc-1"]
         third = await store.read("j", second.last, 3, 0)
@@ -290,6 +470,7 @@ class StoreContract:
         await store.submit("j", SPEC, items("j", 0, 1))
         sent = Record(
             id="doc-0",
+            ordinal=0,
             status="invalid",
             data={"é": ["\u2028", None, 10**30]},
             error=ErrorInfo(kind=Kind.SCHEMA, message="no", raw="raw \x00 \U0001f600"),
@@ -353,3 +534,27 @@ class StoreContract:
         async with asyncio.timeout(DEADLINE_S):
             while await store.workers():
                 await asyncio.sleep(0.01)
+
+    async def test_a_repeated_call_of_a_recovery_is_the_same_call(self, store: Store) -> None:
+        await store.restore("j", SPEC, Checkpoint(4), b"", {})
+        for _ in range(2):
+            assert await store.withdraw("j", [1, 2]) == {1, 2}
+        assert (await store.get("j")).counts == Counts(submitted=2)
+        for _ in range(2):
+            await store.resubmit("j", SPEC, items("j", 1, 2))
+        assert (await store.get("j")).counts == Counts(submitted=4)
+        await store.restore("j", SPEC, Checkpoint(4), b"", {})
+        assert await store.withdraw("j", [1, 2]) == {1, 2}
+        assert (await store.get("j")).counts == Counts(submitted=2)
+
+    async def test_the_pulse_of_a_job(self, store: Store) -> None:
+        gone = await store.pulse("j")
+        assert (gone.state, gone.next, gone.submitted, gone.settled) == (None, 0, 0, 0)
+        await store.create("j", SPEC)
+        await store.submit("j", SPEC, items("j", 0, 3), upto=Checkpoint(3, "d"))
+        await store.settle("j", 0, record(0))
+        await store.settle("j", 1, record(1, "failed"))
+        await store.seal("j")
+        pulse = await store.pulse("j")
+        assert (pulse.state, pulse.next, pulse.submitted, pulse.settled) == ("sealed", 3, 3, 2)
+        assert pulse.run == gone.run

@@ -18,8 +18,8 @@ from cyclopts.exceptions import UnknownCommandError
 from fanout import __version__
 from fanout.cli.console import complain
 from fanout.cli.exits import Exit
-from fanout.errors import FanoutError
-from fanout.outputs import OutputClosed
+from fanout.errors import FanoutError, Stalled
+from fanout.outputs import OutputClosed, OutputFailed
 
 app = App(
     name="fanout",
@@ -35,7 +35,9 @@ _COMMANDS = {
     "agent": ("agent:agent", "Run sub-tasks at the same time and join their answers."),
     "status": ("jobs:status", "Show jobs with their counts."),
     "results": ("jobs:results", "Write the records of a job."),
-    "cancel": ("jobs:cancel", "End what has not started."),
+    "retry": ("retry:retry", "Do again what has failed."),
+    "verify": ("verify:verify", "Check that an output is whole."),
+    "cancel": ("cancel:cancel", "Abort a job's requests and end what has not started."),
     "up": ("stack:up", "Start everything that is not configured."),
     "worker": ("stack:worker", "Run one worker process."),
     "flower": ("stack:flower", "Run Flower with fanout's columns."),
@@ -70,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.USAGE
     except OutputClosed:
         return Exit.INCOMPLETE  # the reader of stdout has left: nothing is wrong, nobody to tell
+    except (Stalled, OutputFailed) as error:
+        complain(str(error))
+        return Exit.INCOMPLETE
     except FanoutError as error:
         complain(str(error))
         return Exit.USAGE

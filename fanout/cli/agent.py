@@ -11,14 +11,18 @@ from cyclopts import Parameter
 from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import stderr
+from fanout.cli.document import document_target, run_for_document, said_finished
 from fanout.cli.exits import Exit
-from fanout.cli.files import check_free, write_whole
-from fanout.cli.run import Work, run
+from fanout.cli.files import write_whole
+from fanout.cli.run import run
 from fanout.cli.summary import figures, summary
+from fanout.cli.target import Target
+from fanout.cli.work import Work
 from fanout.client import Fanout, connect
 from fanout.errors import UsageError
 from fanout.report import Report
 from fanout.schemas import load_schema
+from fanout.stall.action import OnStall
 from fanout.wire import Record
 
 
@@ -43,66 +47,89 @@ def agent(
     tier: options.Tier = None,
     redis: options.Redis = None,
     overwrite: options.Overwrite = False,
+    accept_changes: options.AcceptChanges = False,
+    on_stall: options.OnStall = "wait",
     quiet: options.Quiet = False,
 ) -> int:
     """Run sub-tasks at the same time and join their answers in the order of the tasks.
 
-    Failures are values: a sub-task that gives no answer has its error in its place.
+    Failures are values: a sub-task that gives no answer has its error in its place. With an output,
+    a run that was interrupted or killed goes on when the same command is given again.
 
     Example: fanout agent tasks.json --merge "Write one summary of these answers." -o answers.json
     """
-    check_free(output, overwrite=overwrite)
     listed = _read(tasks)
+    if (said := said_finished(output, [str(tasks)], overwrite=overwrite)) is not None:
+        return said
     merging = options.prompt_text(merge)
     common = options.given(max_tokens=max_tokens, reasoning_effort=reasoning_effort)
     params = common | options.given(
         prompt=options.prompt_text(prompt), schema=load_schema(schema) if schema else None
     )
-    work = Work(kind="agent", docs=listed, params=params, tier=tier, total=len(listed), quiet=quiet)
-    report = Report()
-    joined = aio.run(_agent(redis, work, merging, common, report))
-    document = orjson.dumps(
-        joined | {"report": figures(report)}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    work = Work(
+        kind="agent",
+        docs=lambda: listed,
+        params=params,
+        tier=tier,
+        total=len(listed),
+        quiet=quiet,
+        on_stall=OnStall.read(on_stall),
+        inputs=[str(tasks)],
+        accept_changes=accept_changes,
     )
-    if output is not None:
-        write_whole(output, document)
-    else:
-        print(document.decode(), end="")  # noqa: T201 - the answers are this command's data
+    with document_target(output, overwrite=overwrite) as target:
+        joined, report, clean = aio.run(_agent(redis, work, merging, common, target))
+        document = orjson.dumps(
+            joined | {"report": figures(report)},
+            option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
+        )
+        if output is not None and target is not None:
+            target.put(lambda: write_whole(output, document))
+        else:
+            print(document.decode(), end="")  # noqa: T201 - the answers are this command's data
     if not quiet:
         stderr.print(summary(report))
-    return Exit.CLEAN if report.clean else Exit.NOT_OK
+    return Exit.CLEAN if clean else Exit.NOT_OK
 
 
 async def _agent(
-    redis: str | None, work: Work, merging: str | None, common: dict[str, Any], report: Report
-) -> dict[str, Any]:
+    redis: str | None,
+    work: Work,
+    merging: str | None,
+    common: dict[str, Any],
+    target: Target | None,
+) -> tuple[dict[str, Any], Report, bool]:
     async with connect(redis) as fo:
-        records = await _collect(fo, work, report)
-        order = [doc["id"] for doc in work.docs if isinstance(doc, dict)]
+        report, clean, found = await run_for_document(fo, work, target)
+        records = {record.id: record for record in found}
+        order = [doc["id"] for doc in work.opened() if isinstance(doc, dict)]
         outcomes = [_outcome(records[identity]) for identity in order]
         joined: dict[str, Any] = {"outcomes": outcomes}
         if merging is not None:
-            answers = [outcome for outcome in outcomes if outcome["status"] == "ok"]
-            context = "\n\n".join(
-                f"{answer['id']}: {_text(answer['answer'])}" for answer in answers
-            )
-            last = Work(
-                kind="agent",
-                docs=[{"id": "merge", "task": merging, "context": context}],
-                params=common,
-                tier=work.tier,
-                total=1,
-                quiet=work.quiet,
-            )
-            joined["merged"] = _outcome((await _collect(fo, last, report))["merge"])
-        return joined
+            merged, its_report = await _merged(fo, work, merging, common, outcomes)
+            joined["merged"] = _outcome(merged)
+            report.add([merged])
+            clean = clean and its_report.clean
+        return joined, report, clean
 
 
-async def _collect(fo: Fanout, work: Work, report: Report) -> dict[str, Record]:
+async def _merged(
+    fo: Fanout, work: Work, merging: str, common: dict[str, Any], outcomes: list[dict[str, Any]]
+) -> tuple[Record, Report]:
+    answers = [outcome for outcome in outcomes if outcome["status"] == "ok"]
+    context = "\n\n".join(f"{answer['id']}: {_text(answer['answer'])}" for answer in answers)
+    last = Work(
+        kind="agent",
+        docs=[{"id": "merge", "task": merging, "context": context}],
+        params=common,
+        tier=work.tier,
+        total=1,
+        quiet=work.quiet,
+        on_stall=work.on_stall,
+    )
     records: list[Record] = []
-    await run(fo, work, records.extend)
-    report.add(records)
-    return {record.id: record for record in records}
+    report = await run(fo, last, records.extend)
+    return records[0], report
 
 
 def _outcome(record: Record) -> dict[str, Any]:

@@ -6,12 +6,13 @@ Documents, file names and replies are data: they pass through `plain` before the
 from __future__ import annotations
 
 import os
-import re
 import sys
 from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
+
+from fanout.text import safe
 
 #: Columns where there is no terminal to ask: wide enough that nothing is folded in a log.
 _WIDTH = 160
@@ -28,13 +29,16 @@ stderr = _console(sys.stderr)
 #: Tables that a command was asked for.
 stdout = _console(sys.stdout)
 
-# C0 and C1 controls without newline and tab, and the marks that reverse the reading direction.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
+def plain(text: object, limit: int | None = None, *, lines: bool = False) -> str:
+    """Text that cannot steer a terminal, nor pass for a line of its own.
 
-def plain(text: object, limit: int | None = None) -> str:
-    """Text that cannot steer a terminal; cut to `limit` characters, with an ellipsis."""
-    shown = _UNSAFE.sub("\ufffd", str(text))
+    Args:
+        text: from anywhere.
+        limit: characters that are shown, with an ellipsis for the rest.
+        lines: keep the ends of lines and the tabs.
+    """
+    shown = safe(str(text), lines=lines)
     if limit is not None and len(shown) > limit:
         shown = shown[: limit - 1] + "…"
     return shown
@@ -42,9 +46,11 @@ def plain(text: object, limit: int | None = None) -> str:
 
 def complain(message: str) -> None:
     """One sentence on stderr about what is wrong."""
-    stderr.print(Text.assemble(("fanout: ", "bold red"), plain(message)), soft_wrap=True)
+    stderr.print(
+        Text.assemble(("fanout: ", "bold red"), plain(message, lines=True)), soft_wrap=True
+    )
 
 
 def note(message: str) -> None:
     """One line on stderr about what goes on."""
-    stderr.print(Text(plain(message)), soft_wrap=True)
+    stderr.print(Text(plain(message, lines=True)), soft_wrap=True)

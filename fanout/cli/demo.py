@@ -19,9 +19,10 @@ from fanout import demo as bundled
 from fanout.cli.console import note, plain, stderr
 from fanout.cli.exits import Exit
 from fanout.cli.files import write_whole
-from fanout.cli.run import Work, run
+from fanout.cli.run import run
 from fanout.cli.stack import watch
 from fanout.cli.summary import figures, summary
+from fanout.cli.work import Work
 from fanout.cli.writing import write
 from fanout.client import connect
 from fanout.errors import UsageError
@@ -143,8 +144,8 @@ def _show(report: Report, examples: Sequence[Record]) -> None:
     for record in examples:
         shown = json.dumps(record.data, ensure_ascii=False)
         pairs.add_row(
-            Text.assemble((f"{plain(record.id)}\n", "dim"), plain(texts[record.id])),
-            Text(plain(shown)),
+            Text.assemble((f"{plain(record.id)}\n", "dim"), plain(texts[record.id], lines=True)),
+            Text(plain(shown, lines=True)),
         )
     stderr.print(pairs)
     stderr.print(summary(report))

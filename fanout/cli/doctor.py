@@ -34,7 +34,7 @@ def doctor(
             Text(finding.level, style=_COLOUR[finding.level]),
             plain(finding.subject),
             plain(finding.check),
-            Text(plain(finding.text)),
+            Text(plain(finding.text, lines=True)),
         )
     stdout.print(table)
     return Exit.USAGE if any(finding.level == "fail" for finding in findings) else Exit.CLEAN

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from fanout import aio
 from fanout.cli import options
-from fanout.cli.console import stderr
+from fanout.cli.console import note, stderr
 from fanout.cli.exits import Exit
-from fanout.cli.run import Work, ready, run
+from fanout.cli.run import ready, run_into
 from fanout.cli.summary import summary
-from fanout.cli.writing import write
-from fanout.client import connect
+from fanout.cli.target import Target, check_target, finished
+from fanout.cli.work import Work
+from fanout.client import Doc, connect
 from fanout.errors import UsageError
 from fanout.inputs import count_hint, read_inputs
-from fanout.outputs import check_output, open_output
 from fanout.report import Report
 from fanout.schemas import load_schema
+from fanout.stall.action import OnStall
 
 
 def extract(
@@ -66,21 +68,32 @@ def extract(
     ] = None,
     results: options.Results = False,
     overwrite: options.Overwrite = False,
+    resume: options.Resume = None,
+    accept_changes: options.AcceptChanges = False,
+    on_stall: options.OnStall = "wait",
     quiet: options.Quiet = False,
 ) -> int:
     """Extract JSON records from documents.
 
     Every document gives exactly one record; rows that cannot be read become `skipped` records.
+    A run that was interrupted or killed goes on when the same command is given again.
 
     Example: fanout extract postings.jsonl --schema schema.json -o out.jsonl
     """
     _check_apart(inputs, output)
-    documents = read_inputs(
-        inputs, text_field=text_field, id_field=id_field, include=include, exclude=exclude
-    )
+    if not overwrite and (said := finished(output, inputs)) is not None:
+        note(said[0])
+        return Exit.CLEAN if said[1] else Exit.NOT_OK
+    reading = {
+        "text_field": text_field,
+        "id_field": id_field,
+        "include": list(include),
+        "exclude": list(exclude),
+    }
+    first = iter(documents(inputs, reading))  # now: what cannot be read is said before all else
     work = Work(
         kind="extract",
-        docs=documents,
+        docs=first if "-" in inputs else partial(documents, inputs, reading),
         params=options.given(
             schema=load_schema(schema),
             prompt=options.prompt_text(prompt),
@@ -95,12 +108,47 @@ def extract(
         window=window,
         results=results,
         quiet=quiet,
+        on_stall=OnStall.read(on_stall),
         bar=output != "-",
+        inputs=inputs,
+        reading=reading,
+        resume=resume,
+        accept_changes=accept_changes,
     )
-    report = aio.run(_extract(redis, work, output, overwrite=overwrite))
-    if not quiet:
+    return extract_into(redis, work, output, overwrite=overwrite)
+
+
+def documents(inputs: Sequence[str], reading: Mapping[str, Any]) -> Iterable[Doc]:
+    """The documents of the inputs, read from the first.
+
+    Args:
+        inputs: paths.
+        reading: options of `fanout.inputs.read_inputs`.
+    """
+    return read_inputs(inputs, **reading)
+
+
+def extract_into(
+    redis: str | None,
+    work: Work,
+    output: str,
+    *,
+    overwrite: bool = False,
+    drop: Collection[str] = (),
+) -> int:
+    """Work into an output to its end, and show the report; the command's exit code.
+
+    Args:
+        redis: URL; None = the configuration's.
+        work: what to do.
+        output: path, or `-`.
+        overwrite: replace what is there.
+        drop: statuses whose records are done again.
+    """
+    report, clean = aio.run(_extract(redis, work, output, overwrite=overwrite, drop=drop))
+    if not work.quiet:
         stderr.print(summary(report))
-    return Exit.CLEAN if report.clean else Exit.NOT_OK
+    return Exit.CLEAN if clean else Exit.NOT_OK
 
 
 def _check_apart(inputs: Sequence[str], output: str) -> None:
@@ -110,10 +158,15 @@ def _check_apart(inputs: Sequence[str], output: str) -> None:
             raise UsageError(f"{output} is an input: it cannot be the output as well")
 
 
-async def _extract(redis: str | None, work: Work, output: str, *, overwrite: bool) -> Report:
-    check_output(output, overwrite=overwrite)
+async def _extract(
+    redis: str | None, work: Work, output: str, *, overwrite: bool, drop: Collection[str]
+) -> tuple[Report, bool]:
+    check_target(output, overwrite=overwrite)
     async with connect(redis) as fo:
         # Only then: a file that holds nothing would be in the way of the next try.
         await ready(fo, fo.settings.tier_or_default(work.tier), work.kind)
-        with open_output(output, overwrite=overwrite) as writer:
-            return await run(fo, work, lambda batch: write(writer, batch))
+        target = Target(output, overwrite=overwrite, drop=drop)
+        try:
+            return await run_into(fo, work, target)
+        finally:
+            target.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +16,7 @@ from rich.text import Text
 from fanout.aio import ended
 from fanout.cli.console import note, plain, stderr
 from fanout.client import Job
-from fanout.errors import Unavailable
+from fanout.errors import JobError, Unavailable
 from fanout.report import Rate, Report
 from fanout.store import Store, WorkerInfo
 
@@ -50,8 +51,12 @@ class Live:
         self._job = job
         self._report = report
         self._total = total
+        # Records of earlier runs are in the job's counts, and not in this run's report.
+        self._before = job.ledger.counts.total()
         self._quiet = quiet
         self._bar = bar and stderr.is_terminal
+        #: More lines below the bar: what is wrong, as the command knows it.
+        self.troubles: Callable[[], list[str]] = list
         self._told: list[str] = []
         self._tokens = Rate(span=30.0)
         self._records = Rate(span=30.0)
@@ -98,16 +103,27 @@ class Live:
             note("  ".join(cell.plain for cell in self._cells()))
 
     async def _watch(self) -> None:
+        # Two tasks: the display goes on while Redis does not answer.
+        asking = asyncio.create_task(self._ask(), name="live figures")
+        try:
+            while True:
+                self.refresh()
+                await asyncio.sleep(_REFRESH_S)
+        finally:
+            await ended(asking)
+
+    async def _ask(self) -> None:
         while True:
             try:
                 self._workers = tuple(await self._store.workers(self._job.spec.tier))
+                self._asked = True
                 info = await self._job.info()
                 if info.state != "open":
-                    self._total = info.counts.submitted
+                    self._total = info.counts.submitted - self._before
             except Unavailable:
-                self._workers = ()
-            self._asked = True
-            self.refresh()
+                self._workers, self._asked = (), False  # nothing is known of them
+            except JobError:
+                pass  # Redis has lost it, and it is being mended
             await asyncio.sleep(_REFRESH_S)
 
     def _view(self) -> Table:
@@ -118,7 +134,8 @@ class Live:
         grid.add_row(bar, *self._cells())
         outer = Table.grid()
         outer.add_row(grid)
-        for problem in self._problems():
+        # What the command has found out says more than what is seen here.
+        for problem in [plain(trouble) for trouble in self.troubles()] or self._problems():
             outer.add_row(Text(problem, style="yellow"))
         return outer
 

@@ -26,6 +26,17 @@ Output = Annotated[
 Overwrite = Annotated[
     bool, Parameter(negative="", help="Replace the output file if it is there already.")
 ]
+Resume = Annotated[
+    str | None,
+    Parameter(help="Go on with this job; not needed where the output has its job file beside it."),
+]
+AcceptChanges = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        help="Go on although input, schema, prompt or model have changed, for what is not done.",
+    ),
+]
 Quiet = Annotated[
     bool, Parameter(name=["--quiet", "-q"], negative="", help="Show no progress and no report.")
 ]
@@ -41,6 +52,13 @@ Prompt = Annotated[
 Results = Annotated[
     bool,
     Parameter(negative="", help="Also keep each record in Celery's result backend for a day."),
+]
+OnStall = Annotated[
+    str,
+    Parameter(
+        help="When no record comes for too long: wait (and say why), exit (pause the job), or a "
+        "command to run; see docs/stalls.md."
+    ),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,14 +14,17 @@ from cyclopts import Parameter
 from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import plain, stderr
+from fanout.cli.document import document_target, run_for_document, said_finished
 from fanout.cli.exits import Exit
-from fanout.cli.files import check_free, write_whole
-from fanout.cli.run import Work, run
+from fanout.cli.files import write_whole
 from fanout.cli.summary import figures, summary
+from fanout.cli.target import Target
+from fanout.cli.work import Work
 from fanout.client import Doc, connect
 from fanout.errors import UsageError
-from fanout.inputs import BadRow
+from fanout.inputs import BadRow, leads_out
 from fanout.report import Report
+from fanout.stall.action import OnStall
 from fanout.wire import Record
 
 Severity = Literal["error", "warning", "note"]
@@ -86,19 +90,26 @@ def review(
     tier: options.Tier = None,
     redis: options.Redis = None,
     overwrite: options.Overwrite = False,
+    accept_changes: options.AcceptChanges = False,
+    on_stall: options.OnStall = "wait",
     quiet: options.Quiet = False,
 ) -> int:
     """Review source files, one request a file; findings go to stdout as path:line: severity: text.
 
+    With an output, a run that was interrupted or killed goes on when the same command is given
+    again.
+
     Example: fanout review src/ -o findings.json --fail-on error
     """
-    check_free(output, overwrite=overwrite)
     files = sorted(set(_files(paths, include or SOURCES, exclude)))
     if not files:
         raise UsageError(f"nothing to review in {', '.join(paths)}")
+    inputs = [path.as_posix() for path in files]
+    if (said := said_finished(output, inputs, overwrite=overwrite)) is not None:
+        return said
     work = Work(
         kind="review",
-        docs=_documents(files),
+        docs=lambda: _documents(files),
         params=options.given(
             prompt=options.prompt_text(prompt),
             max_tokens=max_tokens,
@@ -107,25 +118,31 @@ def review(
         tier=tier,
         total=len(files),
         quiet=quiet,
+        on_stall=OnStall.read(on_stall),
+        inputs=inputs,
+        accept_changes=accept_changes,
     )
-    records: list[Record] = []
-    report = aio.run(_review(redis, work, records))
-    findings = _findings(records)
-    if output is not None:
-        write_whole(output, _json(findings, records, report))
+    with document_target(output, overwrite=overwrite) as target:
+        report, clean, records = aio.run(_review(redis, work, target))
+        findings = _findings(records)
+        if output is not None and target is not None:
+            document = _json(findings, records, report)
+            target.put(lambda: write_whole(output, document))
     for finding in findings:
         print(_line(finding))  # noqa: T201 - the findings are this command's data
     if not quiet:
         stderr.print(summary(report))
-    if not report.clean:
+    if not clean:
         return Exit.NOT_OK
     worst = max((_RANK[finding["severity"]] for finding in findings), default=0)
     return Exit.NOT_OK if fail_on and worst >= _RANK[fail_on] else Exit.CLEAN
 
 
-async def _review(redis: str | None, work: Work, records: list[Record]) -> Report:
+async def _review(
+    redis: str | None, work: Work, target: Target | None
+) -> tuple[Report, bool, list[Record]]:
     async with connect(redis) as fo:
-        return await run(fo, work, records.extend)
+        return await run_for_document(fo, work, target)
 
 
 def _files(paths: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> Iterator[Path]:
@@ -134,6 +151,7 @@ def _files(paths: Sequence[str], include: Sequence[str], exclude: Sequence[str])
         if path.is_file():
             yield path
         elif path.is_dir():
+            root = os.path.realpath(path)
             for found in path.rglob("*"):
                 inside = found.relative_to(path)
                 if (
@@ -141,6 +159,8 @@ def _files(paths: Sequence[str], include: Sequence[str], exclude: Sequence[str])
                     and any(fnmatch(found.name, pattern) for pattern in include)
                     and not any(fnmatch(str(inside), pattern) for pattern in exclude)
                     and not any(p.startswith(".") or p in _PASSED_OVER for p in inside.parts)
+                    # A tree from elsewhere must not send this machine's other files to a model.
+                    and not leads_out(str(found), root)
                 ):
                     yield found
         else:

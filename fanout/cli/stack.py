@@ -16,6 +16,7 @@ from fanout.cli.console import complain, note
 from fanout.cli.exits import Exit
 from fanout.client import connect
 from fanout.errors import UsageError
+from fanout.local.keeper import meaning
 from fanout.local.probes import port_is_free
 from fanout.local.services import Plan, Services, forget_stale, running
 from fanout.settings import STACK_FILE, Settings, load_settings
@@ -39,7 +40,8 @@ def up(
     """Start everything that is not configured: Redis, a local model, workers, Flower.
 
     With endpoints in fanout.toml no local model is started; with a Redis URL, no Redis. Other
-    fanout commands in this folder find what was started. Ctrl-C stops all of it.
+    fanout commands in this folder find what was started. What ends unasked is started again.
+    Ctrl-C stops all of it.
     """
     forget_stale(STACK_FILE.parent)
     settings = load_settings(redis=redis)
@@ -103,11 +105,13 @@ def _tell(services: Services) -> None:
 
 
 def watch(services: Services) -> int:
-    """Return when a part ends unasked; Ctrl-C ends the wait with KeyboardInterrupt."""
-    while not (ended := services.ended()):
+    """Start again what ends unasked, and return when that makes no sense; Ctrl-C ends the wait."""
+    keeper = services.keeper(complain)
+    while (ended := keeper.look()) is None:
         time.sleep(_WATCH_S)
-    for process in ended:
-        complain(f"{process.name} ended with status {process.returncode}; {process.tail()}")
+    complain(
+        f"{ended.name} ended ({meaning(ended.returncode)}), and would so again; {ended.tail()}"
+    )
     return Exit.INCOMPLETE
 
 

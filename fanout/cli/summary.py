@@ -10,14 +10,8 @@ from rich.text import Text
 
 from fanout.cli.console import plain
 from fanout.cli.live import duration
-from fanout.failures import ADVICE, Kind
 from fanout.report import Report
 
-_OTHER_ADVICE = {
-    "input": "what was given cannot be used: mend it and run it again",
-    "task": "the task kind has a bug: see the worker's log",
-    "cancelled": "the job was cancelled before they had started",
-}
 _COLOUR = {"ok": "green", "skipped": "yellow", "cancelled": "yellow"}
 
 
@@ -28,6 +22,7 @@ def figures(report: Report) -> dict[str, Any]:
         "items": report.done,
         "by_status": report.by_status(),
         "failures": dict(report.failures),
+        "advice": {kind: seen.advice(kind) for kind, seen in report.seen.items()},
         "mended": dict(report.mended),
         "seconds": round(report.seconds, 2),
         "records_per_s": round(report.records_per_s, 3),
@@ -82,10 +77,10 @@ def _latency(report: Report) -> str:
 
 
 def _failure(report: Report, kind: str, count: int) -> Text:
-    item, message = report.examples[kind]
+    seen = report.seen[kind]
+    item, message = seen.example
     text = Text(f"\n{count} {kind}", style="red")
-    advice = _OTHER_ADVICE.get(kind) or ADVICE[Kind(kind)]
-    text.append(f": {advice}", style="default")
+    text.append(f": {plain(seen.advice(kind))}", style="default")
     example = message if message.startswith(item) else f"{item}: {message}"
     text.append(f"\n   e.g. {plain(example, 240)}", style="dim")
     return text

@@ -10,6 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from fanout import keys
 from fanout.doctor.finding import Finding, Level, words
 from fanout.errors import Unavailable
 from fanout.settings import Settings
@@ -33,7 +34,8 @@ async def check_redis(settings: Settings) -> list[Finding]:
         info = await client.info()
         reachable = Finding("redis", "reachable", "ok", settings.redis_name)
         workers = await _check_workers(settings, RedisStore(client, settings.redis_name))
-        return [reachable, *redis_findings(info), *workers]
+        dead = dead_letters(int(await client.xlen(keys.DEAD_LETTERS)))
+        return [reachable, *redis_findings(info), *dead, *workers]
     except (RedisError, OSError) as error:
         text = f"{settings.redis_name}: {words(error)}"
         return [Finding("redis", "reachable", "fail", text)]
@@ -41,6 +43,17 @@ async def check_redis(settings: Settings) -> list[Finding]:
         return [Finding("redis", "reachable", "fail", str(error))]
     finally:
         await client.aclose()
+
+
+def dead_letters(count: int) -> list[Finding]:
+    """What there is to say of that many messages that were none; nothing of none."""
+    if not count:
+        return []
+    text = (
+        f"{count:,} messages in the queues were no items: somebody else writes there. Look with "
+        f"`XRANGE {keys.DEAD_LETTERS} - +`, then `DEL {keys.DEAD_LETTERS}`"
+    )
+    return [Finding("redis", "dead letters", "warn", text)]
 
 
 def redis_findings(info: Mapping[str, Any]) -> list[Finding]:

@@ -14,6 +14,7 @@ from celery import Celery
 
 from fanout.errors import FanoutError
 from fanout.flower import CONFIG_FILE, check_access
+from fanout.redis_url import tls_of
 from fanout.settings import Settings, load_settings
 
 EXIT_USAGE = 2
@@ -53,6 +54,9 @@ def create_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_transport_options={"health_check_interval": 25, "socket_keepalive": True},
     )
+    if (tls := tls_of(settings.redis_url)) is not None:
+        # Flower's page of queues takes a way of its own to Redis, and reads no options in a URL.
+        app.conf.broker_use_ssl = tls
     return app
 
 

@@ -21,6 +21,7 @@ from fanout.inputs.document import MAX_BYTES, BadRow, Document, InputError
 from fanout.inputs.fields import TEXT_FIELDS
 from fanout.inputs.files import StdinFormat
 from fanout.inputs.reader import read_inputs
+from fanout.inputs.sources import leads_out
 
 __all__ = [
     "MAX_BYTES",
@@ -30,5 +31,6 @@ __all__ = [
     "InputError",
     "StdinFormat",
     "count_hint",
+    "leads_out",
     "read_inputs",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from fanout.depth import MAX_DEPTH, too_deep
@@ -46,7 +46,9 @@ class Fields:
             if name is not None and name not in columns:
                 raise InputError(f"{source} has no column {name!r}, only {_listed(columns)}")
         id_field = self.id or ("id" if "id" in columns else None)
-        text = self.text or _guess(columns, [name for name in strings if name != id_field])
+        text = self.text or _known(columns)
+        if text is None:
+            text = _only([name for name in strings if name != id_field])
         if text is None:
             raise InputError(
                 f"{source} has no column {_either(TEXT_FIELDS)}, only {_listed(columns)}: "
@@ -80,8 +82,9 @@ class Fields:
             if self.text not in row:
                 raise RowError(f"there is no field {self.text!r}, only {_listed(list(row))}")
             return self.text
-        strings = [key for key, value in row.items() if isinstance(value, str) and key != id_field]
-        found = _guess(list(row), strings)
+        found = _known(row)
+        if found is None:
+            found = _only([key for key in row if isinstance(row[key], str) and key != id_field])
         if found is None:
             raise RowError(
                 f"there is no field {_either(TEXT_FIELDS)} and not exactly one string, "
@@ -104,9 +107,15 @@ class Fields:
         return None, None
 
 
-def _guess(names: Sequence[str], strings: Sequence[str]) -> str | None:
-    known = next((name for name in TEXT_FIELDS if name in names), None)
-    return known or (strings[0] if len(strings) == 1 else None)
+def _known(names: Container[str]) -> str | None:
+    for name in TEXT_FIELDS:
+        if name in names:
+            return name
+    return None
+
+
+def _only(names: Sequence[str]) -> str | None:
+    return names[0] if len(names) == 1 else None
 
 
 def _checked(text: str, what: str) -> str:

@@ -120,18 +120,13 @@ class _Reader:
         return Document(own_id, text, meta, place)
 
     def _folder(self, folder: Folder) -> Documents:
-        for relative, error in walk(folder, self.filters):
+        for relative, reason in walk(folder, self.filters):
             path = os.path.normpath(os.path.join(folder.path, relative))
             name = folder.prefix + relative
-            if error is None:
+            if reason is None:
                 yield self._text(path, name)
             else:
-                yield self._bad(
-                    _written(name),
-                    _written(path),
-                    None,
-                    f"the folder cannot be read: {error.strerror}",
-                )
+                yield self._bad(_written(name), _written(path), None, reason)
 
     def _text_file(self, file: File) -> Documents:
         yield self._text(file.path, file.name)

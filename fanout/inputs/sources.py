@@ -25,6 +25,8 @@ FORMATS: dict[str, Format] = {
     ".txt": "text",
     ".md": "text",
 }
+#: Said of a file that `leads_out`.
+LEADS_OUT = "it is a link that leads out of the folder"
 _PACKED: tuple[Format, ...] = ("jsonl", "csv", "tsv")
 
 
@@ -185,10 +187,11 @@ def _pattern(pattern: str, filters: Filters) -> Iterator[File]:
         raise InputError(f"no file matches {pattern}")
 
 
-def walk(folder: Folder, filters: Filters) -> Iterator[tuple[str, OSError | None]]:
+def walk(folder: Folder, filters: Filters) -> Iterator[tuple[str, str | None]]:
     """Paths of a folder's text files, relative to it, in a fixed order.
 
-    A folder inside that cannot be read comes with its error. Linked folders are not followed.
+    What cannot be read comes with the reason, and so does a link that leads out of the folder.
+    Linked folders are not followed.
     Memory is that of the largest folder's names.
     """
     failed: list[OSError] = []
@@ -204,10 +207,22 @@ def walk(folder: Folder, filters: Filters) -> Iterator[tuple[str, OSError | None
             and os.path.join(at, name) not in folder.elsewhere
         )
         for name in sorted(files):
-            if _wanted(above + name, filters) and os.path.join(at, name) not in folder.elsewhere:
-                yield above + name, None
+            path = os.path.join(at, name)
+            if _wanted(above + name, filters) and path not in folder.elsewhere:
+                yield above + name, LEADS_OUT if leads_out(path, root) else None
         yield from _unreadable(failed, root)
     yield from _unreadable(failed, root)
+
+
+def leads_out(path: str, root: str) -> bool:
+    """Whether a file is a link to one outside of a folder: what is not ours to read, as far as
+    whoever named the folder knows.
+
+    Args:
+        path: the file.
+        root: the folder's real path.
+    """
+    return os.path.islink(path) and not os.path.realpath(path).startswith(root + os.sep)
 
 
 def _wanted(relative: str, filters: Filters) -> bool:
@@ -216,7 +231,8 @@ def _wanted(relative: str, filters: Filters) -> bool:
     return known and not name.startswith(".") and filters.take(relative)
 
 
-def _unreadable(failed: list[OSError], root: str) -> Iterator[tuple[str, OSError]]:
+def _unreadable(failed: list[OSError], root: str) -> Iterator[tuple[str, str]]:
     while failed:
         error = failed.pop(0)
-        yield os.path.relpath(error.filename, root), error
+        name = os.path.relpath(error.filename, root)
+        yield name, f"the folder cannot be read: {error.strerror}"

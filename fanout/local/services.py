@@ -21,6 +21,7 @@ import redis
 
 from fanout import keys
 from fanout.errors import FanoutError
+from fanout.local.keeper import Keeper
 from fanout.local.model import ModelServer
 from fanout.local.probes import free_port, http_ok, port_is_free
 from fanout.local.processes import LocalError, Process, Stack
@@ -71,22 +72,31 @@ class Services:
     """The parts that run, for as long as `running` lasts."""
 
     def __init__(
-        self, plan: Plan, settings: Settings, stack: Stack, model: ModelServer | None
+        self,
+        plan: Plan,
+        settings: Settings,
+        stack: Stack,
+        model: ModelServer | None,
+        valkey: ValkeyServer | None = None,
     ) -> None:
         self.plan = plan
         self.settings = settings
         #: The embedded model, where no endpoint was configured.
         self.model = model
         self._stack = stack
+        self._valkey = valkey
 
     @property
     def flower_url(self) -> str | None:
         """Flower's address, if it was started."""
         return self.settings.flower if self.plan.flower else None
 
-    def ended(self) -> tuple[Process, ...]:
-        """Children that ended although nobody stopped them."""
-        return self._stack.ended()
+    def keeper(self, say: Say) -> Keeper:
+        """Starts children again that end although nobody stopped them."""
+        # In memory only, the jobs would be gone; and nobody would know.
+        lost = self._valkey is not None and not self.plan.durable
+        once = (self._valkey.process,) if self._valkey is not None and lost else ()
+        return Keeper(self._stack, say, once)
 
 
 @contextmanager
@@ -103,17 +113,20 @@ def running(plan: Plan, settings: Settings, say: Say) -> Iterator[Services]:
     """
     plan.logs.mkdir(parents=True, exist_ok=True)
     plan.home.chmod(0o700)
+    valkey: ValkeyServer | None = None
     with _alone(plan.home), Stack() as stack:
         try:
-            settings, model = _start_servers(plan, settings, stack, say)
+            settings, model, valkey = _start_servers(plan, settings, stack, say)
             _start_flower(plan, settings, stack, say)
             for tier in settings.tiers():
                 for number in range(1, plan.workers + 1):
                     say(f"worker {tier}-{number}")
                     _start_worker(plan, settings, stack, tier, number)
-            yield Services(plan, settings, stack, model)
+            yield Services(plan, settings, stack, model, valkey)
         finally:
             plan.stack_file.unlink(missing_ok=True)
+            if valkey is not None:
+                valkey.release()
 
 
 def forget_stale(home: Path) -> None:
@@ -140,13 +153,14 @@ def _alone(home: Path) -> Iterator[None]:
 
 def _start_servers(
     plan: Plan, settings: Settings, stack: Stack, say: Say
-) -> tuple[Settings, ModelServer | None]:
+) -> tuple[Settings, ModelServer | None, ValkeyServer | None]:
     model: ModelServer | None = None
+    valkey: ValkeyServer | None = None
     started: dict[str, object] = {}
     if "redis" not in settings.model_fields_set:
         say("Valkey")
         valkey = ValkeyServer(plan.home / "valkey" if plan.durable else None)
-        valkey.start_in(stack)
+        valkey.start_in(stack, again=True)
         started["redis"] = valkey.url
     if not settings.endpoint:
         say("the local model")
@@ -166,7 +180,7 @@ def _start_servers(
         started["flower"] = f"http://127.0.0.1:{port}"
     _write_private(plan.stack_file, _toml(started))
     merged = {name: getattr(settings, name) for name in settings.model_fields_set}
-    return load_settings(**{**merged, **started}), model
+    return load_settings(**{**merged, **started}), model, valkey
 
 
 def _start_flower(plan: Plan, settings: Settings, stack: Stack, say: Say) -> None:

@@ -73,12 +73,16 @@ class ValkeyServer:
         """True once it answers, which is after it has read its data."""
         return redis_ok(self.port)
 
-    def start_in(self, stack: Stack, *, deadline_s: float = 60.0) -> None:
-        """Start it as the next process of `stack` and wait until it is ready."""
+    def start_in(self, stack: Stack, *, deadline_s: float = 60.0, again: bool = False) -> None:
+        """Start it as the next process of `stack` and wait until it is ready.
+
+        With `again` it can be started again on the same data, until `release`.
+        """
         try:
             stack.start(self.process, ready=self.ready, deadline_s=deadline_s)
         finally:
-            self.release()
+            if not (again and self.process.alive):
+                self.release()
 
     def release(self) -> None:
         """Give up this process's hold on `data_dir`; the running server keeps its own."""

@@ -11,11 +11,12 @@ A record has the keys of `fanout.wire.Record`.
 from fanout.outputs.jsonl import OutputClosed
 from fanout.outputs.opening import check_output, open_output
 from fanout.outputs.reading import read_records
-from fanout.outputs.writer import OutputError, RecordWriter
+from fanout.outputs.writer import OutputError, OutputFailed, RecordWriter
 
 __all__ = [
     "OutputClosed",
     "OutputError",
+    "OutputFailed",
     "RecordWriter",
     "check_output",
     "open_output",

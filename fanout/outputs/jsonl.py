@@ -6,15 +6,16 @@ import errno
 import fcntl
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import BinaryIO
 
-from fanout.outputs.writer import OutputError, RecordWriter, from_line, to_line
+from fanout.outputs.writer import OutputError, OutputFailed, RecordWriter, from_line
 
 _BLOCK = 1 << 16
 
 
-class OutputClosed(OutputError):
+class OutputClosed(OutputFailed):
     """The reader of standard output went away, as `head` does."""
 
 
@@ -33,39 +34,49 @@ class JsonlWriter(RecordWriter):
 
     def __init__(self, path: str, *, append: bool = False, overwrite: bool = False) -> None:
         self.path = path
+        #: Why nothing more is taken.
+        self._broken = ""
         self._fd = _open(path, exclusive=not (append or overwrite))
         try:
             self._lock()
             if overwrite:
                 os.ftruncate(self._fd, 0)
-            self._end = _mend_tail(self._fd, path)
+            self._end = self._flushed = _mend_tail(self._fd, path)
             sync_folder(path)
         except OSError as error:
             self.release()
-            raise self._failed(error) from error
+            raise OutputError(f"{path} cannot be written: {error.strerror}") from error
         except OutputError:
             self.release()
             raise
 
-    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        data = memoryview(b"".join(map(to_line, records)))
+    def write_lines(self, lines: Sequence[bytes]) -> None:
+        self._check()
+        data = memoryview(b"\n".join([*lines, b""]))
         done = 0
         try:
             while done < len(data):
                 done += os.pwrite(self._fd, data[done:], self._end + done)
         except OSError as error:
-            self._cut()
-            raise self._failed(error) from error
+            self._cut(self._end)
+            raise OutputFailed(f"{self.path} cannot be written: {error.strerror}") from error
         self._end += done
 
     def flush(self) -> None:
+        self._check()
         try:
             os.fsync(self._fd)
             kept = os.fstat(self._fd).st_nlink
         except OSError as error:
-            raise self._failed(error) from error
+            # The kernel has dropped what it could not write and would say yes the next time. In the
+            # file it would look written, too, until the machine restarts.
+            self._cut(self._flushed)
+            self._broken = f"{self.path} cannot be made durable: {error.strerror}"
+            raise OutputFailed(self._broken) from error
         if not kept:  # written to nowhere: whoever asks must not think that it is safe
-            raise OutputError(f"{self.path} has been removed while it was being written")
+            self._broken = f"{self.path} has been removed while it was being written"
+            raise OutputFailed(self._broken)
+        self._flushed = self._end
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -76,8 +87,13 @@ class JsonlWriter(RecordWriter):
 
     def release(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            with suppress(OSError):  # what was flushed is safe, and nothing else counts
+                os.close(fd)
+
+    def _check(self) -> None:
+        if self._broken:
+            raise OutputFailed(self._broken)
 
     def _lock(self) -> None:
         try:
@@ -95,15 +111,11 @@ class JsonlWriter(RecordWriter):
     def _taken(self) -> OutputError:
         return OutputError(f"{self.path} is being written by another process")
 
-    def _cut(self) -> None:
-        """Remove half a batch, which a full disk leaves behind."""
-        try:
-            os.ftruncate(self._fd, self._end)
-        except OSError:
-            return  # the next append drops the line that was cut short
-
-    def _failed(self, error: OSError) -> OutputError:
-        return OutputError(f"{self.path} cannot be written: {error.strerror}")
+    def _cut(self, end: int) -> None:
+        """Remove what does not count: half a batch, which a full disk leaves behind."""
+        with suppress(OSError):  # else the next append drops the line that was cut short
+            os.ftruncate(self._fd, end)
+        self._end = end
 
 
 class StdoutWriter(RecordWriter):
@@ -117,8 +129,8 @@ class StdoutWriter(RecordWriter):
     def __init__(self, stream: BinaryIO | None = None) -> None:
         self._stream = stream or sys.stdout.buffer
 
-    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        data = b"".join(map(to_line, records))
+    def write_lines(self, lines: Sequence[bytes]) -> None:
+        data = b"\n".join([*lines, b""])
         try:
             self._stream.write(data)
             self._stream.flush()
@@ -126,7 +138,7 @@ class StdoutWriter(RecordWriter):
             _silence(self._stream)
             raise OutputClosed("the reader of standard output went away") from error
         except OSError as error:
-            raise OutputError(f"standard output cannot be written: {error.strerror}") from error
+            raise OutputFailed(f"standard output cannot be written: {error.strerror}") from error
 
     def flush(self) -> None:
         """Nothing is left to do: each batch is flushed as it is written."""
@@ -190,9 +202,16 @@ def _last_line(fd: int, end: int) -> tuple[int, bytes]:
 
 
 def sync_folder(path: str) -> None:
-    """Make the file's name as durable as its contents."""
-    fd = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY)
+    """Make the file's name as durable as its contents, where the file system can."""
+    try:
+        fd = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY)
+    except PermissionError:
+        return  # a folder may be written and not be read
     try:
         os.fsync(fd)
+    except OSError as error:
+        # Some network file systems sync no folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise
     finally:
         os.close(fd)

@@ -12,14 +12,22 @@ are JSON strings; `error`, `usage` and `timing` are structs.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from types import ModuleType
 from typing import Any
 
 from fanout.arrow import pyarrow
 from fanout.outputs.jsonl import JsonlWriter, sync_folder
-from fanout.outputs.writer import OutputError, RecordWriter, from_json, from_line, to_json
+from fanout.outputs.writer import (
+    OutputError,
+    OutputFailed,
+    RecordWriter,
+    from_json,
+    from_line,
+    to_json,
+)
 from fanout.wire import ErrorInfo, Record, Timing, Usage
 
 #: A row group is written at this many rows or this many bytes of JSON, whichever comes first.
@@ -64,8 +72,8 @@ class ParquetWriter(RecordWriter):
         self._journal = JsonlWriter(journal_of(path), append=append and not fresh, overwrite=fresh)
         self._open = True
 
-    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        self._journal.write(records)
+    def write_lines(self, lines: Sequence[bytes]) -> None:
+        self._journal.write_lines(lines)
 
     def flush(self) -> None:
         self._journal.flush()
@@ -82,7 +90,9 @@ class ParquetWriter(RecordWriter):
             sync_folder(self.path)
             os.unlink(self._journal.path)
         except (OSError, ValueError, self._pa.ArrowException) as error:
-            raise OutputError(
+            with suppress(OSError):  # half a table would only fill the disk further
+                os.unlink(temporary)
+            raise OutputFailed(
                 f"{self.path} cannot be made, its records are in {self._journal.path}: {error}"
             ) from error
         finally:
@@ -120,6 +130,7 @@ def columns(pa: ModuleType) -> Any:
         "timing": pa.struct([(name, pa.float64()) for name in Timing.model_fields]),
         "error": pa.struct([(name, pa.string()) for name in ErrorInfo.model_fields]),
         "attempts": pa.int64(),
+        "ordinal": pa.int64(),
     }
     return pa.schema([(name, structs.get(name, pa.string())) for name in Record.model_fields])
 

@@ -17,18 +17,27 @@ class OutputError(UsageError):
     """An output cannot be opened, written or read."""
 
 
+class OutputFailed(OutputError):
+    """An output that was being written takes no more: a full disk, a disk that fails, a file that
+    was removed. What was flushed before is safe, and it can be continued."""
+
+
 class RecordWriter(ABC):
     """Takes records in batches.
 
     As a context manager it closes the output, or releases it if an exception leaves the block.
     """
 
-    @abstractmethod
     def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Write a batch.
+        """Write a batch; raises what `write_lines` raises."""
+        self.write_lines([to_json(dict(record)) for record in records])
+
+    @abstractmethod
+    def write_lines(self, lines: Sequence[bytes]) -> None:
+        """Write a batch of records that are JSON already, each on one line without its end.
 
         Raises:
-            OutputError: it cannot be written; none of the batch counts as written.
+            OutputFailed: it cannot be written; none of the batch is.
         """
 
     @abstractmethod
@@ -38,7 +47,8 @@ class RecordWriter(ABC):
         For standard output: when it has been handed to the reader.
 
         Raises:
-            OutputError: it cannot be done.
+            OutputFailed: it cannot be done; nothing that was written since the last time counts,
+                and the writer takes no more.
         """
 
     @abstractmethod
@@ -91,11 +101,6 @@ def from_json(text: bytes | str) -> Any:
         return json.loads(text)  # knows the lone surrogates that orjson refuses
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-def to_line(record: Mapping[str, Any]) -> bytes:
-    """A record as a line of JSON."""
-    return to_json(dict(record)) + b"\n"
 
 
 def from_line(line: bytes) -> dict[str, Any]:

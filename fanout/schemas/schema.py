@@ -5,6 +5,8 @@ that dialect. References must stay inside the schema: nothing is ever fetched.
 
 Two libraries share the work: jsonschema_rs says in a microsecond that a reply is good, and what it
 does not accept goes to jsonschema, whose errors are what a model is told.
+
+Regular expressions are matched by the first of them for both: see `fanout.schemas.patterns`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any, Self
 
 import jsonschema_rs
@@ -26,6 +30,7 @@ from referencing.jsonschema import DRAFT202012
 
 from fanout.depth import too_deep
 from fanout.errors import UsageError
+from fanout.schemas.patterns import DATA, OPTIONS, BoundedValidator, needs_quick, patterns_in
 from fanout.schemas.reply import (
     MAX_PROBLEMS,
     InvalidReply,
@@ -37,8 +42,8 @@ from fanout.schemas.reply import (
 )
 from fanout.wire import sha256_of
 
-#: Keywords whose value is data: a `$ref` in there is no reference.
-_DATA = frozenset({"const", "default", "enum", "examples"})
+#: What is wrong with a value.
+Problems = Callable[[object], list[str]]
 
 
 class SchemaError(UsageError):
@@ -61,7 +66,7 @@ class OutputSchema:
     sha256: str
     json_schema: dict[str, Any] = field(compare=False, repr=False)
     model: type[BaseModel] | None = field(default=None, compare=False)
-    _validator: Any = field(default=None, compare=False, repr=False)
+    _problems: Problems = field(default=lambda value: [], compare=False, repr=False)
     _accepts: Callable[[object], bool] = field(
         default=lambda value: False, compare=False, repr=False
     )
@@ -81,9 +86,14 @@ class OutputSchema:
         own = _checked(schema)
         title = own.get("title")
         named = name or (title if isinstance(title, str) else "")
-        # An empty registry: jsonschema's default one would fetch what it does not know.
-        validator = Draft202012Validator(own, registry=Registry())
-        return cls(sanitised(named), sha256_of(own), own, None, validator, _quick(own))
+        quick = _compiled(own)
+        if needs_quick(own):
+            problems: Problems = partial(_problems_of_quick, quick)
+        else:
+            # An empty registry: jsonschema's default one would fetch what it does not know.
+            slow = BoundedValidator(own, registry=Registry())
+            problems = partial(_problems_of_slow, slow)
+        return cls(sanitised(named), sha256_of(own), own, None, problems, _quick(quick))
 
     @classmethod
     def from_model(cls, model: type[BaseModel]) -> Self:
@@ -99,7 +109,7 @@ class OutputSchema:
             raise SchemaError(f"{model.__name__} has no JSON Schema: {why}") from error
         plain = cls.from_json_schema(schema, name=model.__name__)
         return cls(
-            plain.name, plain.sha256, plain.json_schema, model, plain._validator, plain._accepts
+            plain.name, plain.sha256, plain.json_schema, model, plain._problems, plain._accepts
         )
 
     def validate(self, value: object) -> object:
@@ -128,9 +138,7 @@ class OutputSchema:
 
     def _hold_against(self, value: object) -> None:
         try:
-            if not self._accepts(value) and (
-                problems := problems_of(self._validator.iter_errors(value))
-            ):
+            if not self._accepts(value) and (problems := self._problems(value)):
                 raise InvalidReply(problems)
             if self.model is not None:
                 # In JSON mode, or a strict model would refuse the string of a date.
@@ -166,20 +174,47 @@ def _checked(schema: object) -> dict[str, Any]:
     return own
 
 
-def _quick(schema: dict[str, Any]) -> Callable[[object], bool]:
-    """Whether a value is surely what the schema asks for; False where that is not known."""
+def _compiled(schema: dict[str, Any]) -> Any:
+    """The validator of jsonschema_rs; None where it cannot do without the other library."""
     try:
-        validator = jsonschema_rs.Draft202012Validator(schema, validate_formats=False, offline=True)
-    except ValueError:  # such as a pattern of Python's that Rust's expressions do not have
-        return lambda value: False
+        return jsonschema_rs.Draft202012Validator(
+            schema, validate_formats=False, offline=True, pattern_options=OPTIONS
+        )
+    except ValueError as error:
+        if pattern := next(patterns_in(schema), None):
+            raise SchemaError(
+                "the JSON Schema has a regular expression that cannot be used, such as one of "
+                f"Python's own form ({clip(pattern)!r} is its first): {_first_line(error)}"
+            ) from None
+        return None
+
+
+def _quick(validator: Any) -> Callable[[object], bool]:
+    """Whether a value is surely what the schema asks for; False where that is not known."""
 
     def accepts(value: object) -> bool:
         try:
-            return validator.is_valid(value)
+            return validator is not None and validator.is_valid(value)
         except ValueError:  # no JSON, or too deep
             return False
 
     return accepts
+
+
+def _problems_of_slow(validator: Any, value: object) -> list[str]:
+    return problems_of(validator.iter_errors(value))
+
+
+def _problems_of_quick(validator: Any, value: object) -> list[str]:
+    try:
+        first = list(islice(validator.iter_errors(value), MAX_PROBLEMS))
+    except ValueError as error:
+        return [f"the reply cannot be checked: {clip(str(error))}"]
+    return [f"{path_of(error.instance_path)}: {clip(error.message)}" for error in first]
+
+
+def _first_line(error: ValueError) -> str:
+    return clip(str(error).partition("\n")[0])
 
 
 def _check_references(schema: dict[str, Any]) -> None:
@@ -207,7 +242,7 @@ def _references(node: object) -> Iterator[str]:
         for key, value in node.items():
             if key in ("$ref", "$dynamicRef") and isinstance(value, str):
                 yield value
-            elif key not in _DATA:
+            elif key not in DATA:
                 yield from _references(value)
     elif isinstance(node, list):
         for value in node:

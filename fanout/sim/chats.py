@@ -19,6 +19,7 @@ from fanout.sim import bodies
 from fanout.sim.answers import Answer, Answers, Refused
 from fanout.sim.delays import Delays
 from fanout.sim.engine import Engine, Gauges, QueueFull, Sequence, Work
+from fanout.sim.faults import HUGE, Faults
 from fanout.sim.http import Exchange
 from fanout.sim.metrics import Metrics
 from fanout.sim.options import Options
@@ -69,6 +70,7 @@ class Chats:
 
     def __init__(self, options: Options) -> None:
         self._options = options
+        self._faults = options.faults
         self._model = options.profile.name
         self._began = time.monotonic()
         self.stats = Stats(self._began)
@@ -90,7 +92,15 @@ class Chats:
 
     def out(self) -> bool:
         """Whether this is the time of an outage."""
-        return self._options.faults.out(time.monotonic() - self._began)
+        return self._faults.out(time.monotonic() - self._began)
+
+    def go_wrong(self, body: dict[str, Any]) -> None:
+        """Let other things go wrong from now on; raises `UsageError`.
+
+        Args:
+            body: of `POST /faults`, see `Faults.told`.
+        """
+        self._faults = Faults.told(body, time.monotonic() - self._began)
 
     def close(self) -> None:
         """Let nothing happen by itself any more."""
@@ -134,12 +144,16 @@ class Chats:
             self._go_on()
 
     def _take(self, exchange: Exchange, visit: Visit) -> None:
-        faults = self._options.faults
+        faults = self._faults
         if self.out():
             raise Refused(503, "The server is not available.")
         fault = faults.draw(self._dice)
         if fault == "error":
             raise Refused(faults.status, "The simulator was asked to fail.")
+        if fault == "inside":
+            self.stats.ended(time.monotonic(), visit, fault)
+            exchange.reply(200, bodies.error(500, "The simulator was asked to fail."))
+            return
         if fault == "hang":
             self.stats.hung(visit)
             return
@@ -201,7 +215,9 @@ class Chats:
 
     def _say(self, chat: Chat, finish_reason: str, tokens: int) -> None:
         """Send all that is left to send, and end the visit."""
-        outcome = chat.fault or ("abort_requests" if finish_reason == "abort" else "answered")
+        outcome = "abort_requests" if finish_reason == "abort" else "answered"
+        if chat.fault not in (None, "huge"):
+            outcome = str(chat.fault)
         self.stats.ended(time.monotonic(), chat.visit, outcome)
         if chat.fault == "reset":
             chat.exchange.reset()
@@ -224,6 +240,8 @@ class Chats:
         content = None if chat.fault == "null" else answer.content()
         if finish_reason == "abort" and content is not None:
             content = bodies.piece(content, answer.content_tokens, 0, tokens - thought)
+        if chat.fault == "huge" and content is not None:
+            content += " " * HUGE
         message = content, answer.reasoning()
         head = chat.identity, self._model, chat.created
         body = bodies.completion(head, message, finish_reason, counts, metrics)

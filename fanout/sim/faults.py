@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fanout.errors import UsageError
 
@@ -16,7 +17,11 @@ KINDS = {
     "broken": "the connection is reset half way through the body",
     "cut": "the body ends half way, in good order: cut JSON, or a stream without its end",
     "null": "content null with finish_reason stop",
+    "inside": "status 200 with an error object in place of an answer",
+    "huge": "the answer, and 20 MB of white space behind it",
 }
+#: Characters that `huge` adds.
+HUGE = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,24 @@ class Faults:
             raise UsageError("rates of faults are shares from 0 to 1, of 1 at most together")
         if not 400 <= self.status <= 599:
             raise UsageError(f"{self.status} is no error status")
+
+    @classmethod
+    def told(cls, body: Mapping[str, Any], since_start_s: float) -> Faults:
+        """What the body of `POST /faults` asks for.
+
+        Args:
+            body: `rates` and `status` as above; `out_s`: answer 503 for so many seconds from now.
+            since_start_s: wall seconds since the server's start.
+
+        Raises:
+            UsageError: as the constructor, or for values of another type.
+        """
+        try:
+            rates = {str(kind): float(rate) for kind, rate in dict(body.get("rates", {})).items()}
+            status, out_s = int(body.get("status", 500)), float(body.get("out_s", 0.0))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"faults: {error}") from None
+        return cls(rates, status, ((since_start_s, out_s),) if out_s > 0 else ())
 
     def draw(self, dice: random.Random) -> str | None:
         """The fault that one request meets."""

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
+from fanout.errors import UsageError
 from fanout.sim import bodies
 from fanout.sim.answers import Refused
 from fanout.sim.chats import Chats, read_json
@@ -55,6 +56,7 @@ class Server:
             ("GET", "/stats"): self._stats,
             ("POST", "/stats/reset"): self._reset,
             ("POST", "/stats/mark"): self._mark,
+            ("POST", "/faults"): self._go_wrong,
         }
 
     @property
@@ -190,6 +192,14 @@ class Server:
         name = _query(exchange).get("name", "mark")
         self.stats.mark(name, time.monotonic())
         exchange.reply(200, orjson.dumps({name: self.stats.marks[name]}))
+
+    def _go_wrong(self, exchange: Exchange) -> None:
+        try:
+            self._chats.go_wrong(read_json(exchange))
+        except (Refused, UsageError) as problem:
+            exchange.reply(400, bodies.error(400, str(problem)))
+        else:
+            exchange.reply(200, b"{}")
 
     def _sweep(self) -> None:
         """Close what has been idle too long, as vLLM's server does."""

@@ -2,11 +2,16 @@
 
 from fanout.store.base import (
     Batch,
+    Checkpoint,
     Counts,
     Decided,
     EndpointInfo,
+    Forgotten,
     JobInfo,
     JobState,
+    Pulse,
+    Records,
+    Restored,
     Store,
     WorkerInfo,
 )
@@ -14,12 +19,17 @@ from fanout.store.redis import RedisStore
 
 __all__ = [
     "Batch",
+    "Checkpoint",
     "Counts",
     "Decided",
     "EndpointInfo",
+    "Forgotten",
     "JobInfo",
     "JobState",
+    "Pulse",
+    "Records",
     "RedisStore",
+    "Restored",
     "Store",
     "WorkerInfo",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, cast
@@ -19,9 +19,27 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from fanout import keys
 from fanout.errors import JobError, Unavailable
 from fanout.queue import message_of, queue_of
-from fanout.store.base import Batch, Counts, Decided, EndpointInfo, JobInfo, JobState, WorkerInfo
+from fanout.store.base import (
+    Batch,
+    Checkpoint,
+    Counts,
+    Decided,
+    EndpointInfo,
+    Forgotten,
+    JobInfo,
+    JobState,
+    Pulse,
+    Records,
+    Restored,
+    WorkerInfo,
+)
+from fanout.store.checkup import Checkup
+from fanout.store.connecting import client_of
+from fanout.store.ending import end_queued
+from fanout.store.recovery import Recovery
 from fanout.store.settling import Ending, Settling
-from fanout.wire import Item, JobSpec, Record
+from fanout.store.whereabouts import missing
+from fanout.wire import STATUSES, Item, JobSpec, Record
 
 # KEYS job, jobs; ARGV id, spec, time
 # A client that lost the reply asks again with the same time: that is no second job.
@@ -35,14 +53,25 @@ redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
 return 1
 """
 
-# KEYS job; ARGV state. Cancelled is final: a client that still feeds must not seal it back to life.
+# KEYS job; ARGV state, statuses…
+# Cancelled is final, and a client that still feeds must not seal a paused job back to life. What is
+# done is not paused: nothing of it would be left to go on with.
 _SET_STATE = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then
   return 0
 end
-if state ~= 'cancelled' then
-  redis.call('HSET', KEYS[1], 'state', ARGV[1])
+local open = 0
+if ARGV[1] == 'paused' and state == 'sealed' then
+  open = tonumber(redis.call('HGET', KEYS[1], 'submitted') or '0')
+  for i = 2, #ARGV do
+    open = open - tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '0')
+  end
+end
+if ARGV[1] == 'cancelled' or state == 'open' or (ARGV[1] == 'paused' and open > 0) then
+  if state ~= 'cancelled' then
+    redis.call('HSET', KEYS[1], 'state', ARGV[1])
+  end
 end
 return 1
 """
@@ -50,14 +79,17 @@ return 1
 # KEYS job, settled, records; ARGV for each item: ordinal, status, record, count-as-submitted (0, 1)
 # Each item has its own outcome, 1, 0 or an error in words: one that Redis refuses must not keep the
 # others from ending. The record comes before its bit: a bit without a record would lose the item.
+# It begins with a write that needs no memory, because Redis lets a script go on that has written:
+# where Redis is full, ended items must get in, or their messages would never get out.
 _SETTLE = """
+redis.call('HDEL', KEYS[1], '')
 local known = redis.call('EXISTS', KEYS[1]) == 1
 local won, counts = {}, {}
 for i = 1, #ARGV, 4 do
   local outcome = 0
   local ended = known and redis.pcall('GETBIT', KEYS[2], ARGV[i])
   if ended == 0 then
-    ended = redis.pcall('XADD', KEYS[3], '*', 'r', ARGV[i + 2])
+    ended = redis.pcall('XADD', KEYS[3], '*', 'r', ARGV[i + 2], 'o', ARGV[i], 's', ARGV[i + 1])
     if type(ended) == 'string' then
       redis.call('SETBIT', KEYS[2], ARGV[i], 1)
       counts[ARGV[i + 1]] = (counts[ARGV[i + 1]] or 0) + 1
@@ -75,24 +107,70 @@ end
 for name, count in pairs(counts) do
   redis.call('HINCRBY', KEYS[1], name, count)
 end
+-- What is made for a job that has been given up must not outlive it.
+local left = known and redis.call('PTTL', KEYS[1]) or -1
+if left >= 0 then
+  redis.call('PEXPIRE', KEYS[2], left)
+  redis.call('PEXPIRE', KEYS[3], left)
+end
 return won
 """
 
-# KEYS job, queue; ARGV first ordinal, next ordinal, messages…
+# KEYS job, queue, settled, records; ARGV first ordinal, next ordinal, digest of the input, 1 if the
+# ordinals leave no gap, number of rejected ones, ordinal, status and record of each, messages…
 # A client that lost the reply sends the same batch again: `next` makes that harmless.
 _SUBMIT = """
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return -1
 end
-if tonumber(redis.call('HGET', KEYS[1], 'next') or '0') > tonumber(ARGV[1]) then
+local next = tonumber(redis.call('HGET', KEYS[1], 'next') or '0')
+if next > tonumber(ARGV[1]) then
   return 0
 end
+if ARGV[4] == '1' then
+  if next < tonumber(ARGV[1]) then
+    return -2
+  end
+  redis.call('HSET', KEYS[1], 'input', ARGV[3])
+end
 redis.call('HSET', KEYS[1], 'next', ARGV[2])
-redis.call('HINCRBY', KEYS[1], 'submitted', #ARGV - 2)
-for i = 3, #ARGV do
-  redis.call('LPUSH', KEYS[2], ARGV[i])
+local at = 6
+for _ = 1, tonumber(ARGV[5]) do
+  if redis.call('GETBIT', KEYS[3], ARGV[at]) == 0 then
+    redis.call('XADD', KEYS[4], '*', 'r', ARGV[at + 2], 'o', ARGV[at], 's', ARGV[at + 1])
+    redis.call('SETBIT', KEYS[3], ARGV[at], 1)
+    redis.call('HINCRBY', KEYS[1], ARGV[at + 1], 1)
+    redis.call('HINCRBY', KEYS[1], 'submitted', 1)
+  end
+  at = at + 3
+end
+redis.call('HINCRBY', KEYS[1], 'submitted', #ARGV - at + 1)
+for i = at, #ARGV, 1000 do
+  redis.call('LPUSH', KEYS[2], unpack(ARGV, i, math.min(i + 999, #ARGV)))
 end
 return 1
+"""
+
+# KEYS records; ARGV after, limit, bytes. The record is an entry's first field.
+# Answers the cursor after the records, and the records, a line each. As one string, because the
+# entries of a stream, five answers each, cost the client more than all else it does with a record.
+_READ = """
+local last, limit, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local lines, ordinals = {}, {}
+while #lines < limit and room > 0 do
+  local count = math.min(50, limit - #lines)
+  local found = redis.call('XRANGE', KEYS[1], '(' .. last, '+', 'COUNT', count)
+  for _, entry in ipairs(found) do
+    last = entry[1]
+    lines[#lines + 1] = entry[2][2]
+    ordinals[#lines] = entry[2][4] or ''
+    room = room - #entry[2][2]
+  end
+  if #found < count then
+    break
+  end
+end
+return {last, table.concat(lines, '\\n'), ordinals}
 """
 
 #: Decisions of the controller that are kept for each endpoint.
@@ -108,15 +186,19 @@ _RETRIES = 8
 _ANSWER_S = 10.0
 #: Seconds that the first sign of life may take.
 _PING_S = 3.0
+#: Seconds for which the name of a worker that has gone silent is kept.
+_NAMED_S = 3600.0
+#: Bytes of records in one read, about: few records may be large ones.
+_READ_BYTES = 4 * 2**20
 #: Longest wait in a read, in seconds: well before the connection would count as dead.
 _BLOCK_S = 2.0
 
 
-def connect_redis(url: str) -> redis.asyncio.Redis:
-    """A client that rides out a short absence of the server (about 15 s)."""
-    return redis.asyncio.Redis.from_url(
+def connect_redis(url: str, retries: int = _RETRIES) -> redis.asyncio.Redis:
+    """A client that rides out a short absence of the server (about 15 s, by default)."""
+    return client_of(
         url,
-        retry=Retry(ExponentialBackoff(cap=4.0, base=0.1), _RETRIES),
+        retry=Retry(ExponentialBackoff(cap=4.0, base=0.1), retries),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
         socket_connect_timeout=5.0,
         socket_timeout=_ANSWER_S,
@@ -150,12 +232,21 @@ class RedisStore:
         self._set_state = client.register_script(_SET_STATE)
         self._settle = client.register_script(_SETTLE)
         self._submit = client.register_script(_SUBMIT)
+        self._recovery = Recovery(client)
+        self._checkup = Checkup(client)
+        self._read = client.register_script(_READ)
         self._settling = Settling(self._end_all, linger_s)
 
     @classmethod
-    def from_url(cls, url: str, name: str | None = None, linger_s: float = 0.0) -> RedisStore:
+    def from_url(
+        cls,
+        url: str,
+        name: str | None = None,
+        linger_s: float = 0.0,
+        retries: int = _RETRIES,
+    ) -> RedisStore:
         """A store at that URL; nothing is connected yet."""
-        return cls(connect_redis(url), name or url, url, linger_s)
+        return cls(connect_redis(url, retries), name or url, url, linger_s)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -172,7 +263,7 @@ class RedisStore:
                 await self._redis.ping()
             return
         # A first look does not ride out an absence: who starts a command wants to know now.
-        once: Any = redis.asyncio.Redis.from_url(
+        once: Any = client_of(
             self._url,
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=_PING_S,
@@ -204,28 +295,56 @@ class RedisStore:
             state=cast(JobState, raw.get(b"state", b"open").decode()),
             counts=Counts(**{name: int(raw.get(name.encode(), 0)) for name in _COUNTS}),
             created_at=float(raw.get(b"created_at", 0)),
+            input=Checkpoint(int(raw.get(b"next", 0)), raw.get(b"input", b"").decode()),
+            output=raw[b"output"].decode() if b"output" in raw else None,
         )
 
     async def jobs(self, limit: int = 20) -> Sequence[str]:
         with self._answering():
-            found = await self._redis.zrevrange(keys.JOBS, 0, limit - 1)
-        return [job.decode() for job in found]
+            found = [job.decode() for job in await self._redis.zrevrange(keys.JOBS, 0, limit - 1)]
+            async with self._redis.pipeline(transaction=False) as asked:
+                for job in found:
+                    asked.exists(keys.job(job))
+                there = await asked.execute() if found else []
+            gone = [job for job, exists in zip(found, there, strict=True) if not exists]
+            if gone:  # kept as long as they had to be
+                await self._redis.zrem(keys.JOBS, *gone)
+        return [job for job in found if job not in gone]
 
-    async def submit(self, job: str, spec: JobSpec, items: Sequence[Item]) -> None:
+    async def submit(
+        self,
+        job: str,
+        spec: JobSpec,
+        items: Sequence[Item],
+        *,
+        rejected: Sequence[Record] = (),
+        upto: Checkpoint | None = None,
+    ) -> None:
         messages = [message_of(item, spec.kind, spec.tier, results=spec.results) for item in items]
-        ordinals = [item.ordinal for item in items if item.ordinal is not None]
-        if not messages:
+        given: list[Item | Record] = [*items, *rejected]
+        ordinals = sorted(each.ordinal for each in given if each.ordinal is not None)
+        if not ordinals:
             return
+        args: list[Any] = [ordinals[0], upto.count if upto else ordinals[-1] + 1]
+        args += (upto.digest if upto else "", int(upto is not None), len(rejected))
+        for record in rejected:
+            args += (record.ordinal, record.status, record.to_json())
         with self._answering():
             queued = await self._submit(
-                keys=[keys.job(job), queue_of(spec.tier)],
-                args=[ordinals[0], ordinals[-1] + 1, *messages],
+                keys=[keys.job(job), queue_of(spec.tier), keys.settled(job), keys.records(job)],
+                args=[*args, *messages],
             )
-        if queued < 0:
-            raise JobError(f"there is no job {job}")
+        if queued == -1:
+            raise Forgotten(f"there is no job {job}")
+        if queued == -2:
+            raise Forgotten(f"Redis at {self._name} has lost a part of job {job}")
 
     async def settle(self, job: str, ordinal: int, record: Record) -> bool:
         return await self._end(job, ordinal, record, submitted=False)
+
+    async def has_ended(self, job: str, ordinal: int) -> bool:
+        with self._answering():
+            return bool(await self._redis.getbit(keys.settled(job), ordinal))
 
     async def reject(self, job: str, ordinal: int, record: Record) -> bool:
         return await self._end(job, ordinal, record, submitted=True)
@@ -251,12 +370,72 @@ class RedisStore:
     async def seal(self, job: str) -> None:
         await self._become(job, "sealed")
 
+    async def pause(self, job: str) -> None:
+        await self._become(job, "paused")
+
     async def cancel(self, job: str) -> None:
         await self._become(job, "cancelled")
 
+    async def end_queued(self, job: str, record_of: Callable[[Item], Record]) -> int:
+        spec = (await self.get(job)).spec
+
+        async def end(item: Item) -> None:
+            if item.ordinal is not None:
+                await self.settle(job, item.ordinal, record_of(item))
+
+        with self._answering():
+            return await end_queued(self._redis, queue_of(spec.tier), job, end)
+
+    async def release(self, job: str, ordinal: int) -> bool:
+        with self._answering():
+            return await self._recovery.release(job, ordinal)
+
+    async def restore(
+        self,
+        job: str,
+        spec: JobSpec,
+        upto: Checkpoint,
+        written: bytes | None = None,
+        counts: Mapping[str, int] | None = None,
+    ) -> Restored:
+        with self._answering():
+            return await self._recovery.restore(job, spec, time.time(), upto, written, counts)
+
+    async def withdraw(self, job: str, ordinals: Collection[int]) -> set[int]:
+        with self._answering():
+            return await self._recovery.withdraw(job, ordinals)
+
+    async def resubmit(self, job: str, spec: JobSpec, items: Sequence[Item]) -> None:
+        if items:
+            with self._answering():
+                await self._recovery.resubmit(job, spec, items)
+
+    async def missing(self, job: str, tier: str, ordinals: Collection[int]) -> set[int]:
+        with self._answering():
+            return await missing(self._redis, job, tier, ordinals)
+
+    async def pulse(self, job: str) -> Pulse:
+        with self._answering():
+            return await self._checkup.pulse(job)
+
+    async def settled(self, job: str) -> bytes:
+        with self._answering():
+            return await self._redis.get(keys.settled(job)) or b""
+
+    async def keep(self, job: str, seconds: float) -> None:
+        with self._answering():
+            async with self._redis.pipeline(transaction=True) as all_of_it:
+                for key in (keys.job, keys.settled, keys.records, keys.dropped):
+                    all_of_it.expire(key(job), max(1, round(seconds)))
+                await all_of_it.execute()
+
+    async def note_output(self, job: str, output: str) -> None:
+        with self._answering():
+            await self._redis.hset(keys.job(job), "output", output)
+
     async def _become(self, job: str, state: JobState) -> None:
         with self._answering():
-            known = await self._set_state(keys=[keys.job(job)], args=[state])
+            known = await self._set_state(keys=[keys.job(job)], args=[state, *STATUSES])
         if not known:
             raise JobError(f"there is no job {job}")
 
@@ -266,21 +445,22 @@ class RedisStore:
         return cast(JobState, raw.decode()) if raw else None
 
     async def read(self, job: str, after: str, limit: int, block_s: float) -> Batch:
+        batch = await self._read_now(job, after, limit)
+        if batch.records or block_s <= 0:
+            return batch
         with self._answering():
             # A block of 0 means for ever, so the shortest wait is a millisecond.
-            block = max(1, round(min(block_s, _BLOCK_S) * 1000)) if block_s > 0 else None
-            found = await self._redis.xread({keys.records(job): after}, count=limit, block=block)
-        # RESP2 answers a list of [stream, entries], RESP3 a mapping of stream to [entries].
-        streams = (
-            [pages[0] for pages in found.values()]
-            if isinstance(found, dict)
-            else [entries for _, entries in found or ()]
-        )
-        entries = streams[0] if streams else []
-        return Batch(
-            [Record.model_validate_json(fields[b"r"]) for _, fields in entries],
-            entries[-1][0].decode() if entries else after,
-        )
+            block = max(1, round(min(block_s, _BLOCK_S) * 1000))
+            came = await self._redis.xread({keys.records(job): after}, count=1, block=block)
+        return await self._read_now(job, after, limit) if came else batch
+
+    async def _read_now(self, job: str, after: str, limit: int) -> Batch:
+        with self._answering():
+            last, lines, ordinals = await self._read(
+                keys=[keys.records(job)], args=[after, limit, _READ_BYTES]
+            )
+        numbers = [int(ordinal) if ordinal else None for ordinal in ordinals]
+        return Batch(Records.of(lines.split(b"\n") if lines else (), numbers), last.decode())
 
     async def trim(self, job: str, upto: str) -> None:
         milliseconds, _, sequence = upto.partition("-")
@@ -294,20 +474,27 @@ class RedisStore:
             return int(await self._redis.xlen(keys.records(job)))
 
     async def report_worker(self, info: WorkerInfo, ttl_s: float) -> None:
+        now = time.time()
         with self._answering():
-            await self._redis.set(
-                keys.worker(info.name), orjson.dumps(asdict(info)), px=round(ttl_s * 1000)
-            )
+            async with self._redis.pipeline(transaction=True) as both:
+                both.set(keys.worker(info.name), orjson.dumps(asdict(info)), px=round(ttl_s * 1000))
+                both.zadd(keys.WORKERS, {info.name: now})
+                both.zremrangebyscore(keys.WORKERS, 0, now - _NAMED_S)
+                await both.execute()
 
     async def forget_worker(self, info: WorkerInfo) -> None:
         with self._answering():
-            await self._redis.delete(keys.worker(info.name))
+            async with self._redis.pipeline(transaction=True) as both:
+                both.delete(keys.worker(info.name))
+                both.zrem(keys.WORKERS, info.name)
+                await both.execute()
 
     async def workers(self, tier: str | None = None) -> Sequence[WorkerInfo]:
         found: list[WorkerInfo] = []
         with self._answering():
-            names = [name async for name in self._redis.scan_iter(keys.worker("*"), count=1000)]
-            values = await self._redis.mget(names) if names else []
+            # By a list of names: a search would go through the results of every item, too.
+            names = [name.decode() for name in await self._redis.zrange(keys.WORKERS, 0, -1)]
+            values = await self._redis.mget(map(keys.worker, names)) if names else []
         for value in values:
             if value is not None:
                 raw = orjson.loads(value)

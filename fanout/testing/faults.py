@@ -118,6 +118,14 @@ BROKEN_BODY = Fault("broken_body", Kind.SERVER, says=Completion("half a reply"),
 ERROR_IN_200 = Fault(
     "error_in_200", Kind.SERVER, body=b'{"error":{"message":"upstream failed","code":500}}'
 )
+#: The same with the code of an overload.
+OVERLOADED_IN_200 = Fault(
+    "overloaded_in_200", Kind.OVERLOAD, body=b'{"error":{"message":"queue full","code":"503"}}'
+)
+#: The same in the form of older servers, without a code.
+PLAIN_ERROR_IN_200 = Fault(
+    "plain_error_in_200", Kind.SERVER, body=b'{"object":"error","message":"EngineCore died"}'
+)
 NOT_JSON = Fault("not_json", Kind.SERVER, body=b"<html>It works!</html>")
 BAD_REQUEST = refused_request(400, "Invalid value for 'temperature'")
 #: In vLLM's words.
@@ -157,6 +165,10 @@ EMPTY = Fault("empty", Kind.EMPTY, says=Completion(None))
 BLANK = Fault("blank", Kind.EMPTY, says=Completion(" \n\t "))
 #: vLLM's finish_reason for a request that the engine gave up.
 ABORTED = Fault("aborted", Kind.SERVER, says=Completion("half a", finish_reason="abort"))
+#: vLLM's finish_reason for a model that repeats itself.
+REPEATING = Fault(
+    "repeating", Kind.TRUNCATED, says=Completion("and and and", finish_reason="repetition")
+)
 NOT_THE_SCHEMA = not_the_schema()
 
 #: Every fault that has no parameters.

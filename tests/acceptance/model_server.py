@@ -8,8 +8,10 @@ It answers what its prompts ask for; a document that holds one of these words ge
     THINKS      a budget spent on reasoning, unless reasoning_effort is low
     REFUSED     400
     SLOW        its answer after 50 ms
+    EVIL        what would clear a terminal: in a finding of a review, or else instead of JSON
+    HANGS       no answer until /release is asked for
 
-`/stats` tells how many requests it had in flight at most.
+`/stats` tells how many requests it had in flight at most, and how many it was asked in all.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 from aiohttp import web
 
 MODEL = "acceptance-model"
+CLEAR = "\x1b[2J\x1b]0;owned\x07"
 
 
 def _value(schema: dict[str, Any], root: dict[str, Any]) -> Any:
@@ -55,6 +58,10 @@ def _reply(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         message["content"] = json.dumps(_value(schema, schema))
     if "BROKEN" in document or ("MENDS" in document and len(said) == 2):
         message["content"] = "this is no JSON"
+    if "EVIL" in document:
+        finding = {"line": 1, "severity": "note", "title": CLEAR, "detail": CLEAR + "\nx:1: error:"}
+        reviews = schema is not None and "findings" in schema.get("properties", {})
+        message["content"] = json.dumps({"findings": [finding]}) if reviews else CLEAR
     if "EMPTY" in document:
         message["content"] = None
     if "THINKS" in document and body.get("reasoning_effort") != "low":
@@ -69,7 +76,8 @@ def _reply(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     }
 
 
-_in_flight = {"now": 0, "max": 0}
+_in_flight = {"now": 0, "max": 0, "asked": 0}
+_released = asyncio.Event()
 
 
 async def _stats(_: web.Request) -> web.Response:
@@ -78,6 +86,7 @@ async def _stats(_: web.Request) -> web.Response:
 
 async def _chat(request: web.Request) -> web.Response:
     _in_flight["now"] += 1
+    _in_flight["asked"] += 1
     _in_flight["max"] = max(_in_flight["max"], _in_flight["now"])
     try:
         return await _answer(request)
@@ -89,6 +98,8 @@ async def _answer(request: web.Request) -> web.Response:
     body = await request.json()
     if "SLOW" in body["messages"][-1]["content"]:
         await asyncio.sleep(0.05)
+    if "HANGS" in body["messages"][-1]["content"]:
+        await _released.wait()
     if body["model"] != MODEL:
         return web.json_response({"error": {"message": "no such model"}}, status=404)
     status, reply = _reply(body)
@@ -97,6 +108,11 @@ async def _answer(request: web.Request) -> web.Response:
 
 async def _models(_: web.Request) -> web.Response:
     return web.json_response({"data": [{"id": MODEL, "max_model_len": 4096}]})
+
+
+async def _release(_: web.Request) -> web.Response:
+    _released.set()
+    return web.Response()
 
 
 async def _health(_: web.Request) -> web.Response:
@@ -109,6 +125,7 @@ def main() -> None:
     app.router.add_get("/v1/models", _models)
     app.router.add_get("/health", _health)
     app.router.add_get("/stats", _stats)
+    app.router.add_get("/release", _release)
     web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 
 

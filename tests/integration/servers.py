@@ -80,6 +80,7 @@ class Restartable:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self._port = _free_port()
+        self._folder = folder
         self._command = [
             *(str(binaries()[kind]), "--bind", "127.0.0.1", "--port", str(self._port)),
             *("--dir", str(folder), "--save", "", "--appendonly", "yes"),
@@ -95,6 +96,16 @@ class Restartable:
         """Start it and wait until it answers."""
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         _wait_for(self._process, self._port)
+
+    def kill(self) -> None:
+        """End it as a power cut does: what it has not written to disk is lost."""
+        self._process.kill()
+        self._process.wait(_DEADLINE_S)
+
+    def forget(self) -> None:
+        """Delete its data, while it does not run."""
+        for data in self._folder.iterdir():
+            shutil.rmtree(data) if data.is_dir() else data.unlink()
 
     def stop(self) -> None:
         """Stop it."""

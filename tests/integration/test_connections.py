@@ -171,3 +171,74 @@ async def test_the_same_connections_serve_httpx() -> None:
         httpx.AsyncClient(transport=client._transport) as plain,
     ):
         assert "running 3" in (await plain.get(f"{client.endpoint.root}/metrics")).text
+
+
+async def test_a_connection_is_used_again_once_the_reply_is_read() -> None:
+    peers: list[object] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        peers.append(request.transport.get_extra_info("peername"))
+        return web.json_response(REPLY, status=503 if len(peers) == 2 else 200)
+
+    async with client_of(handler) as client:
+        await client.complete(REQUEST)
+        with pytest.raises(Failure):
+            await client.complete(REQUEST)
+        await client.complete(REQUEST)
+    assert len(peers) == 3
+    assert len(set(peers)) == 1
+
+
+async def test_a_header_cannot_begin_another_one() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response(REPLY)
+
+    async with client_of(handler) as client:
+        for text in ("a\r\nx-evil: 1", "a\nx-evil: 1", "a\rb", "a\0b"):
+            with pytest.raises(ValueError, match="a header holds"):
+                await client.complete(REQUEST, text)
+        assert (await client.complete(REQUEST, "fine")).content == "hi"
+
+
+async def test_credentials_in_the_url_are_sent() -> None:
+    seen: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request.headers["Authorization"])
+        return web.json_response(REPLY)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", handler)
+    async with TestServer(app) as server:
+        url = str(server.make_url("/")).replace("//", "//user:secret@", 1)
+        transport = open_transport()
+        try:
+            await ModelClient(Endpoint(name="s", url=url, model="m"), transport).complete(REQUEST)
+        finally:
+            await transport.aclose()
+    assert seen == ["Basic dXNlcjpzZWNyZXQ="]
+
+
+async def test_what_is_no_http_is_a_failure() -> None:
+    answered = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"SSH-2.0-OpenSSH\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        answered.set()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    transport = open_transport()
+    client = ModelClient(Endpoint(url=f"http://127.0.0.1:{port}", model="m"), transport)
+    with pytest.raises(Failure) as caught:
+        await client.complete(REQUEST)
+    assert caught.value.kind is Kind.CONNECT
+    await transport.aclose()
+    async with asyncio.timeout(10):
+        await answered.wait()
+    server.close()

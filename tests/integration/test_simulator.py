@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fanout import ChatRequest, Endpoint, Failure, Kind
 from fanout.sim import Profile
-from fanout.sim.faults import Faults
+from fanout.sim.faults import HUGE, Faults
 from fanout.testing import Simulator
 from fanout_workers.model import ModelClient, open_transport
 
@@ -251,6 +251,7 @@ async def test_an_outage_is_503_to_everything() -> None:
         ("broken", Kind.SERVER),
         ("cut", Kind.SERVER),
         ("null", Kind.EMPTY),
+        ("inside", Kind.SERVER),
     ],
 )
 async def test_faults_are_what_a_worker_calls_them(fault: str, kind: Kind, stream: bool) -> None:
@@ -267,6 +268,39 @@ async def test_faults_are_what_a_worker_calls_them(fault: str, kind: Kind, strea
         assert sim.stats.failed == {fault: 1}
         assert sim.stats.answered == 0
         assert sim.snapshot()["engine"]["running"] == 0
+
+
+async def test_faults_change_while_it_runs() -> None:
+    async with Simulator(SMALL, seconds="0") as sim, aiohttp.ClientSession(sim.url) as http:
+
+        async def status() -> int:
+            async with http.post("/v1/chat/completions", json=chat()) as reply:
+                return reply.status
+
+        async def change(body: object) -> int:
+            async with http.post("/faults", json=body) as reply:
+                return reply.status
+
+        assert await status() == 200
+        assert await change({"rates": {"error": 1.0}, "status": 502}) == 200
+        assert await status() == 502
+        assert await change({"out_s": 1000}) == 200
+        assert await status() == 503
+        for wrong in ({"rates": {"nothing": 1}}, {"rates": 1}, {"status": "bad"}, []):
+            assert await change(wrong) == 400
+        assert await change({}) == 200
+        assert await status() == 200
+
+
+async def test_a_huge_reply_is_the_answer_all_the_same() -> None:
+    faults = Faults(rates={"huge": 1.0})
+    async with Simulator(SMALL, speed=20, faults=faults) as sim, open_transport() as net:
+        client = ModelClient(Endpoint(name="sim", url=sim.url), net)
+        messages = ({"role": "user", "content": "hello"},)
+        reply = await client.complete(ChatRequest(messages=messages, max_tokens=60))
+        assert len(reply.content) > HUGE
+        assert reply.content.strip()
+        assert sim.stats.answered == 1
 
 
 async def test_a_hanging_request_stays_in_flight_until_its_client_leaves() -> None:

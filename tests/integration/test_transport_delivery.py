@@ -12,7 +12,7 @@ import pytest
 import redis
 from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
 
-from fanout_workers.transport import Transport
+from fanout_workers.transport import Transport, delivery_count
 from tests.integration.poolkit import DEADLINE_S, wait_for
 from tests.integration.servers import binaries, running_server
 
@@ -353,3 +353,181 @@ def test_acknowledgements_outlive_the_connection(place: Place) -> None:
         place.redis.client_kill_filter(_type="normal", skipme=True)
         reader.messages[0].ack()
         wait_for(lambda: place.unacked() == {}, "the acknowledgement")
+
+
+def sweep(connection: Connection) -> None:
+    """Hand out again what others have held for longer than a moment."""
+    channel = connection.default_channel
+    channel.visibility_timeout = 0.1
+    channel.qos.restore_visible(num=None, interval=1)
+
+
+@contextmanager
+def silent(place: Place, count: int) -> Iterator[None]:
+    """A consumer that takes `count` messages and is never heard of again."""
+    with place.connected() as connection:
+        reader = Reader(connection, prefetch_count=count)
+        reader.read(count)
+        holdings = connection.default_channel.custody.holdings
+        holdings.held.clear()  # a process that was killed renews nothing
+        connection.default_channel.qos._delivered.clear()
+        holdings._settled.clear()
+        yield
+
+
+def count_of(message: Message) -> int:
+    return delivery_count(message.headers)
+
+
+def test_silent_consumers_are_counted_and_polite_ones_are_not(place: Place) -> None:
+    place.publish("a")
+    for times in (1, 2):
+        with silent(place, 1), place.connected() as other:
+            wait_for(lambda: sweep(other) or place.redis.llen("work"), "the redelivery")
+        with place.connected() as polite:  # gives it back as it is closed
+            reader = Reader(polite, prefetch_count=1)
+            reader.read(1)
+            assert count_of(reader.messages[0]) == times
+            reader.messages[0].requeue()
+            reader.read(1)
+            assert count_of(reader.messages[1]) == times
+
+
+def test_who_gives_up_counts_what_may_be_the_cause(place: Place) -> None:
+    place.publish("cause", "other")
+    with place.connected() as connection:
+        reader = Reader(connection, prefetch_count=2)
+        reader.read(2)
+        custody = connection.default_channel.custody
+        custody.abandon(counted={reader.messages[0].delivery_tag})
+        connection.default_channel.qos._delivered.clear()
+    with place.connected() as connection:
+        reader = Reader(connection, prefetch_count=2)
+        assert reader.read(2) == ["cause", "other"]
+        assert [count_of(message) for message in reader.messages] == [1, 0]
+
+
+def dead_letters(place: Place) -> list[dict[bytes, bytes]]:
+    return [fields for _, fields in place.redis.xrange("dead")]
+
+
+def test_what_is_no_message_is_a_dead_letter(place: Place) -> None:
+    rows = ["{", "[]", '{"properties": {}}', "NaN", b"\xff", "[" * 100_000, b"x" * 2000, ""]
+    place.redis.lpush("work", *rows)
+    place.publish("good")
+    options = {"dead_letter_key": "dead", "longest_message": 100_001}
+    with place.connected(**options) as connection:
+        assert Reader(connection, prefetch_count=99).read(1) == ["good"]
+        connection.default_channel.custody.flush()
+    kept = [fields[b"message"] for fields in dead_letters(place)]
+    assert sorted(kept) == sorted(
+        (row.encode() if isinstance(row, str) else row)[:65536] for row in rows
+    )
+    assert place.redis.hlen("unacked") == 0
+
+
+def test_a_message_that_lua_reads_and_python_does_not_leaves_nothing_behind(place: Place) -> None:
+    place.publish("mine")
+    raw = place.redis.lindex("work", 0)
+    forged = raw.replace(b'"headers": {}', b'"headers": {"x": "\xff"}')
+    assert forged != raw
+    place.redis.lpush("work", forged)
+    with place.connected(dead_letter_key="dead") as connection:
+        reader = Reader(connection, prefetch_count=9)
+        assert reader.read(1) == ["mine"]
+        connection.default_channel.custody.flush()
+        (entry,) = place.unacked().values()  # the good one's, although the tag is the same
+        assert entry[0] == json.loads(raw)
+        reader.messages[0].ack()
+        assert place.redis.hlen("unacked") == 0
+    place.redis.flushall()
+    place.redis.lpush("work", forged)
+    with place.connected(dead_letter_key="dead") as connection:
+        assert not Reader(connection, prefetch_count=9).has_more()
+        connection.default_channel.custody.flush()
+        assert place.redis.hlen("unacked") == place.redis.zcard("unacked_index") == 0
+    assert [fields[b"message"] for fields in dead_letters(place)] == [forged]
+
+
+def test_what_is_too_long_is_not_even_read(place: Place) -> None:
+    place.publish("x" * 100_000, "good")
+    with place.connected(dead_letter_key="dead", longest_message=50_000) as connection:
+        assert Reader(connection, prefetch_count=9).read(1) == ["good"]
+    (letter,) = dead_letters(place)
+    assert int(letter[b"bytes"]) > 100_000
+    assert len(letter[b"message"]) == 65536
+    assert letter[b"reason"] == b"empty or too long"
+
+
+def test_dead_letters_are_bounded(place: Place) -> None:
+    place.redis.lpush("work", *["{"] * 500)
+    with place.connected(dead_letter_key="dead", dead_letter_limit=10) as connection:
+        reader = Reader(connection, prefetch_count=999)
+        wait_for(lambda: not reader.has_more() and not place.redis.llen("work"), "the end")
+        connection.default_channel.custody.flush()
+    assert 0 < place.redis.xlen("dead") < 200  # Redis trims by the node
+
+
+def test_garbage_among_the_unacknowledged_holds_nobody_up(place: Place) -> None:
+    place.publish("good")
+    with silent(place, 1), place.connected(dead_letter_key="dead") as other:
+        garbage = [
+            "{",
+            "[]",
+            '["a", "", "work"]',
+            "[{}, [], {}]",
+            '[{"properties": 1}, "", "work"]',
+        ]
+        for number, entry in enumerate(garbage):
+            place.redis.hset("unacked", f"tag-{number}", entry)
+            place.redis.zadd("unacked_index", {f"tag-{number}": 1})
+        place.redis.zadd("unacked_index", {"tag without an entry": 1})
+        wait_for(lambda: sweep(other) or place.redis.llen("work"), "the redelivery")
+        assert place.unacked() == {}
+        assert place.redis.zcard("unacked_index") == 0
+        assert sorted(letter[b"message"].decode() for letter in dead_letters(place)) == sorted(
+            garbage
+        )
+
+
+def test_a_consumer_that_stumbles_over_a_message_goes_on(place: Place) -> None:
+    place.publish("bad", "good")
+
+    def take(message: Message) -> None:
+        if message.payload == "bad":
+            raise KeyError("no such thing")
+        reader.messages.append(message)
+
+    with place.connected(dead_letter_key="dead") as connection:
+        reader = Reader(connection, prefetch_count=9)
+        reader.consumer.on_message = take
+        assert reader.read(1) == ["good"]
+        connection.default_channel.custody.flush()
+        assert len(place.unacked()) == 1
+    (letter,) = dead_letters(place)
+    assert letter[b"reason"].startswith(b"KeyError")
+
+
+@pytest.fixture
+def full(place: Place) -> Iterator[Place]:
+    """Full as soon as something is in it."""
+    yield place
+    place.redis.config_set("maxmemory", 0)
+
+
+def test_a_full_server_hands_out_renews_and_forgets(full: Place) -> None:
+    full.publish(*range(3))
+    with full.connected(dead_letter_key="dead") as connection:
+        reader = Reader(connection, prefetch_count=2)
+        full.redis.config_set("maxmemory", 1)
+        with pytest.raises(redis.OutOfMemoryError):
+            full.redis.set("key", "value")
+        assert reader.read(2) == [0, 1]
+        custody = connection.default_channel.custody
+        (before, _) = [score for _, score in full.redis.zrange("unacked_index", 0, -1, False, True)]
+        custody.renew()
+        assert full.redis.zrange("unacked_index", 0, -1, withscores=True)[0][1] > before
+        reader.messages[0].ack()
+        reader.messages[1].requeue()
+        assert reader.read(2) == [2, 1]
+        assert len(full.unacked()) == 2

@@ -156,7 +156,7 @@ def test_what_takes_or_waits_longer_than_the_visibility_timeout_runs_once(
         worker_of(one_project, tmp_path / "2", 1),
     ):
         results = [
-            one_project.send("sleep", 2.5 * VISIBILITY_S),
+            one_project.send("sleep", 3 * VISIBILITY_S),
             one_project.send("sleep", 0, countdown=2.5 * VISIBILITY_S),
         ]
         for result in results:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from fanout import ChatRequest, Endpoint, Failure, Invalid, Kind, Message, Reply, Task, Usage
 from fanout.failures import POLICIES
 from fanout.testing import Answer, Completion, FakeEndpoint, faults
+from fanout.testing.endpoint import Sent
 from fanout.testing.faults import Fault
 from fanout_workers.attempts import Asker, Effort, Stopping
 from fanout_workers.model import ModelClient
@@ -21,6 +23,7 @@ from fanout_workers.permits import Permits
 
 pytestmark = pytest.mark.anyio
 
+CANARY_TOKENS = 16
 GOOD = {"title": "yes"}
 REQUEST = ChatRequest(
     messages=(Message(role="system", content="Be brief."), Message(role="user", content="Title?")),
@@ -59,6 +62,8 @@ class Unhurried(Asker):
         self.pauses.append(seconds)
         for load in self.permits.loads():
             load.circuit.looked_at(None)
+            if load.circuit.wants_canary:
+                load.circuit.answered(load.circuit.begin())
         self.held_in_pauses += sum(self.permits.in_flight().values())
 
 
@@ -72,17 +77,30 @@ class Bench:
         concurrency: int = 1,
         **settings: Any,
     ) -> None:
-        self.fake = FakeEndpoint(answers)
+        self.answers = deque(answers)
+        #: What canaries meet; after the last of them they are answered.
+        self.canaries: deque[Answer] = deque()
+        self.fake = FakeEndpoint(self.reply)
         endpoint = Endpoint(
             name="spark", url="http://spark", model="m", concurrency=concurrency, **settings
         )
         self.stopping = asyncio.Event()
         hours = itertools.count(step=3600.0)
         self.permits = Permits([endpoint], lambda: next(hours))
-        self.asker: Any = asker(
-            self.permits, {"spark": ModelClient(endpoint, self.fake)}, self.stopping
-        )
+        self.client = ModelClient(endpoint, self.fake)
+        self.asker: Any = asker(self.permits, {"spark": self.client}, self.stopping)
         self.effort = Effort()
+
+    def reply(self, body: dict[str, Any]) -> Answer:
+        if body["max_tokens"] == CANARY_TOKENS:
+            return self.canaries.popleft() if self.canaries else "yes"
+        assert self.answers, "more is asked than is scripted"
+        return self.answers.popleft()
+
+    @property
+    def asked(self) -> list[Sent]:
+        """The item's requests."""
+        return [one for one in self.fake.requests if one.body["max_tokens"] != CANARY_TOKENS]
 
     async def ask(self, request: ChatRequest = REQUEST) -> Any:
         return await self.asker.ask(Titles(None), request, None, self.effort, "item")
@@ -93,7 +111,7 @@ class Bench:
         return caught.value
 
     def sent(self, key: str) -> list[Any]:
-        return [request.body.get(key) for request in self.fake.requests]
+        return [request.body.get(key) for request in self.asked]
 
 
 async def test_a_good_reply_at_once() -> None:
@@ -108,7 +126,8 @@ async def test_a_good_reply_at_once() -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [f for f in faults.ALL if POLICIES[f.kind].tries > 1 and f.kind is not Kind.TIMEOUT],
+    [f for f in faults.ALL if POLICIES[f.kind].tries > 1 and f.kind is not Kind.TIMEOUT]
+    + [faults.NOT_FOUND],
     ids=lambda fault: fault.name,
 )
 async def test_what_can_be_mended_is_tried_again(fault: Fault) -> None:
@@ -119,7 +138,11 @@ async def test_what_can_be_mended_is_tried_again(fault: Fault) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [f for f in faults.ALL if POLICIES[f.kind].tries < 10 and f.kind is not Kind.TIMEOUT],
+    [
+        f
+        for f in faults.ALL
+        if POLICIES[f.kind].tries < 10 and f.kind is not Kind.TIMEOUT and f.status != 404
+    ],
     ids=lambda fault: fault.name,
 )
 async def test_tries_are_bounded(fault: Fault) -> None:
@@ -127,7 +150,7 @@ async def test_tries_are_bounded(fault: Fault) -> None:
     bench = Bench(*[fault] * tries)
     failure = await bench.fail()
     assert failure.kind is fault.kind
-    assert len(bench.fake.requests) == tries
+    assert len(bench.asked) == tries
     assert bench.effort.retried == {fault.kind: tries}
     assert bench.effort.attempts == tries
 
@@ -140,15 +163,61 @@ async def test_a_timeout_gets_one_more_try(monkeypatch: pytest.MonkeyPatch) -> N
     failure = await asking
     assert failure.kind is Kind.TIMEOUT
     assert (bench.effort.attempts, bench.fake.aborted) == (2, 2)
+    assert len(bench.fake.requests) == 3  # the canary's
 
 
-@pytest.mark.parametrize("kind", [Kind.CONNECT, Kind.OVERLOAD])
-async def test_an_absent_or_full_server_spends_no_attempt(kind: Kind) -> None:
-    fault = next(f for f in faults.ALL if f.kind is kind)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.RESET,
+        faults.UNAVAILABLE,
+        faults.RATE_LIMITED,
+        *(faults.refused_request(status, "no") for status in (401, 403, 404)),
+    ],
+    ids=lambda fault: fault.name,
+)
+async def test_an_absent_full_or_unfit_server_spends_no_attempt(fault: Fault) -> None:
     bench = Bench(*[fault] * 20, GOOD)
     assert await bench.ask() == "yes"
     assert bench.effort.attempts == 1
-    assert bench.effort.retried == {kind: 20}
+    assert bench.effort.retried == {fault.kind: 20}
+
+
+@pytest.mark.parametrize("canary", [faults.SERVER_ERROR, faults.RESET, faults.UNAVAILABLE])
+async def test_a_failure_is_the_item_s_only_when_the_server_does_other_work(canary: Fault) -> None:
+    bench = Bench(*[faults.SERVER_ERROR] * 8, GOOD)
+    bench.canaries = deque([canary] * 5)
+    assert await bench.ask() == "yes"
+    # The fourth would have been the last: each one from there has its canary, and none counts.
+    assert (bench.effort.attempts, bench.effort.excused) == (4, 5)
+
+
+async def test_a_canary_has_the_item_s_permit() -> None:
+    bench = Bench(*[faults.SERVER_ERROR] * 4)
+    await bench.fail()
+    assert len(bench.fake.requests) == 5
+    assert bench.fake.in_flight_max == 1
+    assert bench.permits.in_flight() == {"spark": 0}
+
+
+async def test_what_fails_while_the_circuit_opens_spends_no_attempt() -> None:
+    bench = Bench(*[faults.SERVER_ERROR] * 30, *[GOOD] * 30, concurrency=30)
+    bench.fake.hold()
+    efforts = [Effort() for _ in range(30)]
+    asking = [
+        asyncio.create_task(bench.asker.ask(Titles(None), REQUEST, None, effort, str(n)))
+        for n, effort in enumerate(efforts)
+    ]
+    await bench.fake.reached(30)
+    bench.fake.release()
+    bench.fake.hold()  # no retry is answered before all have failed
+    async with asyncio.timeout(20):
+        while sum(effort.in_flight for effort in efforts) < 30 or len(bench.asked) < 60:
+            await asyncio.sleep(0)
+    bench.fake.release()
+    assert await asyncio.gather(*asking) == ["yes"] * 30
+    assert sum(effort.excused for effort in efforts) == 21
+    assert max(effort.attempts for effort in efforts) == 2
 
 
 async def test_an_item_that_no_endpoint_can_take_goes_back_while_nothing_is_lost() -> None:
@@ -258,6 +327,36 @@ async def test_a_cut_reply_gets_a_larger_budget_once() -> None:
     assert bench.sent("max_tokens") == [100, 200]
 
 
+@pytest.mark.parametrize(("room", "sent"), [(170, [100, 150]), (120, [100]), (None, [100, 200])])
+async def test_the_larger_budget_is_no_larger_than_the_model_s_room(
+    room: int | None, sent: list[int]
+) -> None:
+    cut = Completion("{", finish_reason="length", usage=Usage(prompt=20, completion=100))
+    bench = Bench(cut, cut)
+    bench.client.room = room
+    failure = await bench.fail()
+    assert failure.kind is Kind.TRUNCATED
+    assert bench.sent("max_tokens") == sent
+    assert ("no larger budget" in failure.message) is (sent == [100])
+
+
+async def test_the_room_is_learned_from_the_list_of_models_and_from_a_refusal() -> None:
+    bench = Bench(faults.PROMPT_TOO_LONG)
+    assert bench.client.room is None
+    await bench.fail()
+    assert bench.client.room == 8192
+
+
+@pytest.mark.parametrize("finish", ["repetition", "content_filter"])
+async def test_a_reply_cut_short_gets_another_try_with_the_same_budget(finish: str) -> None:
+    cut = Completion('{"title": "a a a', finish_reason=finish)
+    bench = Bench(cut, cut)
+    failure = await bench.fail()
+    assert (failure.kind, failure.finish_reason) == (Kind.TRUNCATED, finish)
+    assert finish in failure.message
+    assert bench.sent("max_tokens") == [100, 100]
+
+
 async def test_reasoning_gets_lower_effort_and_then_a_larger_budget() -> None:
     bench = Bench(faults.REASONING, faults.REASONING_CONTENT, faults.REASONING)
     assert (await bench.fail()).kind is Kind.REASONING
@@ -266,11 +365,16 @@ async def test_reasoning_gets_lower_effort_and_then_a_larger_budget() -> None:
 
 
 @pytest.mark.parametrize("effort", ["none", "minimal", "low"])
-async def test_effort_is_never_raised(effort: str) -> None:
-    bench = Bench(faults.REASONING, GOOD)
-    await bench.ask(replace(REQUEST, reasoning_effort=effort))
+@pytest.mark.parametrize("whose", ["request", "endpoint"])
+async def test_effort_is_never_raised(effort: str, whose: str) -> None:
+    bench = Bench(faults.REASONING, GOOD, **_of_endpoint(whose, reasoning_effort=effort))
+    await bench.ask(replace(REQUEST, reasoning_effort=effort if whose == "request" else None))
     assert bench.sent("reasoning_effort") == [effort, effort]
     assert bench.sent("max_tokens") == [100, 200]
+
+
+def _of_endpoint(whose: str, **settings: Any) -> dict[str, Any]:
+    return settings if whose == "endpoint" else {}
 
 
 async def test_a_re_ask_holds_the_last_error_only() -> None:
@@ -305,16 +409,20 @@ async def test_a_larger_budget_than_the_model_has_room_for_ends_as_truncated() -
     assert bench.effort.retried == {"truncated": 1, "request": 1}
 
 
-async def test_a_larger_budget_than_the_timeout_allows_ends_as_truncated() -> None:
-    bench = Bench(faults.TRUNCATED, timeout_s=150)  # enough for 100 tokens, not for 200
+@pytest.mark.parametrize(("timeout_s", "sent"), [(150, [100, 120]), (135, [100])])
+async def test_the_larger_budget_is_no_larger_than_the_timeout_allows(
+    timeout_s: float, sent: list[int]
+) -> None:
+    bench = Bench(faults.TRUNCATED, faults.TRUNCATED, timeout_s=timeout_s)
     failure = await bench.fail()
     assert (failure.kind, failure.raw) == (Kind.TRUNCATED, '{"title": "The first')
+    assert bench.sent("max_tokens") == sent
 
 
 async def test_each_request_has_an_id_of_its_own() -> None:
     bench = Bench(faults.RESET, "no", GOOD)
     await bench.ask()
-    ids = [request.headers["x-request-id"] for request in bench.fake.requests]
+    ids = [request.headers["x-request-id"] for request in bench.asked]
     assert ids == ["item-0", "item-1", "item-2"]
 
 

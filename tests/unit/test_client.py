@@ -64,8 +64,8 @@ class WatchedStore(MemoryStore):
         self.held_max = 0
         self.batches: list[int] = []
 
-    async def submit(self, job: str, spec: Any, items: Any) -> None:
-        await super().submit(job, spec, items)
+    async def submit(self, job: str, spec: Any, items: Any, **upto: Any) -> None:
+        await super().submit(job, spec, items, **upto)
         self.batches.append(len(items))
         self.open_max = max(self.open_max, (await self.get(job)).counts.open)
         self.held_max = max(
@@ -75,9 +75,9 @@ class WatchedStore(MemoryStore):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "load_kind", {"echo": Echo}.__getitem__)
-    monkeypatch.setattr(client, "_WINDOW_POLL_S", 0.0)
-    monkeypatch.setattr(client, "_READ_S", 0.001)
+    monkeypatch.setattr(client.connection, "load_kind", {"echo": Echo}.__getitem__)
+    monkeypatch.setattr(client.feeder, "_WINDOW_POLL_S", 0.0)
+    monkeypatch.setattr(client.job, "_READ_S", 0.001)
 
 
 @pytest.fixture
@@ -444,7 +444,7 @@ async def test_the_default_window_follows_from_the_endpoints() -> None:
 async def test_a_store_that_goes_away_while_feeding_is_told(
     fo: fanout.Fanout, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(*arguments: Any) -> Batch:
+    async def away(*arguments: Any, **upto: Any) -> Batch:
         raise Unavailable("Redis does not answer")
 
     monkeypatch.setattr(store, "submit", away)

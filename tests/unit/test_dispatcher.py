@@ -154,3 +154,16 @@ def test_what_a_lost_connection_has_held_back_is_sent_over_the_next(hub: Hub, cl
     after.extend_buffer(before)
     after.flush()
     assert producer.events() == [["task-started"], ["task-succeeded"]]
+
+
+def test_an_event_that_is_held_back_has_all_that_celerys_own_has(hub: Hub, clock: Clock) -> None:
+    producer = Producer()
+    events = dispatcher_with(producer)
+    events.send("task-started", uuid="1")
+    (sent,) = json.loads(producer.sent[0][0])
+    own = events._prepare_event("task-started", {"uuid": "1"})
+    assert sent.keys() == own.keys()
+    changing = {"clock", "timestamp"}
+    assert {k: sent[k] for k in own.keys() - changing} == {k: own[k] for k in own.keys() - changing}
+    assert own["clock"] == sent["clock"] + 1
+    assert own["timestamp"] - 60 < sent["timestamp"] <= own["timestamp"]

@@ -156,6 +156,18 @@ def test_one_broken_file_of_a_folder_is_a_bad_row(tree: Path) -> None:
     assert {row.line for row in rows if isinstance(row, BadRow)} == {None}
 
 
+def test_a_link_that_leads_out_of_the_folder_is_not_read(tree: Path) -> None:
+    (tree / "secret.txt").write_text("not ours")
+    (tree / "notes/out.txt").symlink_to("../secret.txt")
+    (tree / "notes/in.txt").symlink_to("a.md")
+    rows = {row.id: row for row in read_inputs(["notes"], exclude=["sub"])}
+    assert isinstance(rows["in.txt"], Document)
+    assert isinstance(rows["out.txt"], BadRow)
+    assert rows["out.txt"].reason == "it is a link that leads out of the folder"
+    (named,) = read_inputs(["notes/out.txt"])
+    assert isinstance(named, Document)
+
+
 def test_a_folder_inside_that_cannot_be_read(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 

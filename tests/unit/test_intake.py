@@ -82,6 +82,7 @@ class Worker:
 
     def __init__(self, clock: Clock, concurrency: int) -> None:
         self.told: list[str] = []
+        self.consumes = True
         self.permits = Permits(
             [Endpoint(name="a", url="http://127.0.0.1:1", concurrency=concurrency)]
         )
@@ -90,6 +91,7 @@ class Worker:
             pool=self.pool,
             qos=QoS(lambda prefetch_count: None, RESERVE),
             initial_prefetch_count=RESERVE,
+            task_consumer=SimpleNamespace(consuming_from=lambda queue: self.consumes),
             add_task_queue=lambda queue: self.told.append(f"add {queue}"),
             cancel_task_queue=lambda queue: self.told.append(f"cancel {queue}"),
         )
@@ -131,3 +133,15 @@ def test_without_quota_the_queue_is_left_and_with_one_it_is_taken_up_again(clock
     worker.permits.set_limit("a", 4)
     assert worker.adjust() == (4 + RESERVE,) * 2
     assert worker.told[3:] == ["add q"]
+
+
+def test_there_is_room_for_what_is_wanted_and_not_held_unless_nothing_is_consumed(
+    clock: Clock,
+) -> None:
+    worker = Worker(clock, concurrency=8)
+    worker.pool.num_held = 3
+    worker.adjust()
+    assert worker.intake.room == worker.consumer.qos.value - 3
+    worker.consumes = False  # by Celery's remote control
+    worker.adjust()
+    assert worker.intake.room == 0

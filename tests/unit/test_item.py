@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -25,11 +26,12 @@ from fanout import (
     Task,
     Unavailable,
 )
+from fanout.store import Checkpoint
 from fanout.testing import Answer, Completion, FakeEndpoint, MemoryStore, faults
 from fanout.wire import Usage, sha256_of
 from fanout_workers import item as item_module
 from fanout_workers.attempts import Asker, Stopping
-from fanout_workers.item import ItemRunner
+from fanout_workers.item import ItemRunner, Released
 from fanout_workers.jobs import Jobs
 from fanout_workers.model import ModelClient
 from fanout_workers.permits import Permits
@@ -75,7 +77,13 @@ class Upper(Task):
 
 
 class Quick(Asker):
+    """Makes no pauses; after each of them the endpoint seems well, whatever has happened."""
+
     async def pause(self, seconds: float) -> None:
+        for load in self._permits.loads():
+            load.circuit.looked_at(None)
+            if load.circuit.wants_canary:
+                load.circuit.answered(load.circuit.begin())
         await super().pause(0)
 
 
@@ -89,7 +97,8 @@ class Bench:
         )
         endpoint = Endpoint(name="spark", url="http://spark", model="m", concurrency=concurrency)
         self.stopping = asyncio.Event()
-        self.permits = Permits([endpoint])
+        hours = itertools.count(step=3600.0)
+        self.permits = Permits([endpoint], lambda: next(hours))
         clients = {"spark": ModelClient(endpoint, self.fake)}
         self.jobs = Jobs(self.store, {"upper": Upper})
         self.runner = ItemRunner(
@@ -120,6 +129,7 @@ async def test_a_good_item() -> None:
     said = Completion("ONE", usage=Usage(prompt=7, completion=3))
     record = await Bench([said]).run_one()
     assert (record.id, record.status, record.data, record.error) == ("a", "ok", "ONE", None)
+    assert record.ordinal == 0
     assert (record.attempts, record.retried, record.usage) == (1, {}, said.usage)
     assert (record.tier, record.endpoint, record.model) == ("heavy", "spark", "m")
     assert record.finish_reason == "stop"
@@ -156,7 +166,10 @@ async def test_the_parts_of_an_item_run_at_the_same_time_and_join_in_order() -> 
 )
 @pytest.mark.parametrize("text", ["one", "one two three"])
 async def test_a_failure_ends_the_item(fault: faults.Fault, status: str, text: str) -> None:
-    record = await Bench(lambda request: fault).run_one(text)
+    def reply(request: dict[str, Any]) -> Answer:
+        return fault if request["messages"][0]["content"] in text else "a canary is answered"
+
+    record = await Bench(reply).run_one(text)
     assert record.status == status
     assert record.error is not None
     assert record.error.kind is fault.kind
@@ -226,14 +239,17 @@ async def test_an_item_without_a_job_brings_its_parameters() -> None:
     assert (refused.error.kind, refused.status) == ("input", "failed")
 
 
-async def test_an_unknown_kind_and_an_unknown_job() -> None:
+async def test_an_unknown_kind() -> None:
     bench = Bench()
     record = await bench.runner.run("nope", Item(id="a", payload={}), {}, "req")
     assert record.error is not None
     assert record.error.message == "this worker has no task kind 'nope'"
-    record = await bench.run(Item(id="a", payload={}, job="gone", ordinal=0))
-    assert record.error is not None
-    assert record.error.message == "there is no job gone"
+
+
+async def test_an_item_of_an_unknown_job_does_not_end_as_failed() -> None:
+    bench = Bench()
+    with pytest.raises(item_module.Released):
+        await bench.run(Item(id="a", payload={}, job="gone", ordinal=0))
 
 
 async def test_an_item_of_a_cancelled_job_is_not_asked() -> None:
@@ -241,7 +257,7 @@ async def test_an_item_of_a_cancelled_job_is_not_asked() -> None:
     item = await bench.submit("one")
     await bench.store.cancel("j")
     record = await bench.run(item)
-    assert (record.status, record.attempts) == ("cancelled", 0)
+    assert (record.status, record.attempts, record.ordinal) == ("cancelled", 0, 0)
     assert bench.fake.requests == []
     assert (await bench.store.get("j")).done
 
@@ -264,6 +280,146 @@ async def test_an_item_that_waits_for_a_permit_when_its_job_is_cancelled_is_not_
     assert (record.status, record.attempts) == ("cancelled", 0)
     assert bench.fake.requests == []
     assert bench.permits.in_flight() == {"spark": 0}
+
+
+@pytest.mark.parametrize("text", ["one", "one two"])
+async def test_an_item_that_waits_for_a_permit_when_its_job_is_paused_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr("fanout_workers.jobs._FRESH_S", -1.0)
+    bench = Bench(concurrency=1)
+    item = await bench.submit(text)
+    async with bench.permits.acquire():
+        running = asyncio.create_task(bench.run(item))
+        async with asyncio.timeout(10):
+            while not bench.permits.waiting:
+                await asyncio.sleep(0)
+        await bench.store.pause("j")
+        await bench.jobs.refresh()
+    with pytest.raises(item_module.Released):
+        await running
+    assert bench.fake.requests == []
+    info = await bench.store.get("j")
+    assert (info.state, info.counts.submitted, info.counts.settled) == ("paused", 0, 0)
+
+
+async def test_what_is_in_flight_when_its_job_is_paused_is_finished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fanout_workers.jobs._FRESH_S", -1.0)
+    bench = Bench([faults.BAD_GATEWAY, "ONE"])
+    bench.fake.hold()
+    running = asyncio.create_task(bench.run_one("one"))
+    await bench.fake.reached(1)
+    await bench.store.pause("j")
+    await bench.jobs.refresh()
+    bench.fake.release()
+    record = await running
+    assert (record.status, record.attempts) == ("ok", 2)
+
+
+async def test_an_item_of_a_job_that_goes_on_already_is_run_after_all() -> None:
+    bench = Bench()
+    item = await bench.submit("one")
+    await bench.store.pause("j")
+    await bench.jobs.task_of("j")
+    await bench.store.restore("j", (await bench.store.get("j")).spec, Checkpoint(1))
+    with pytest.raises(Stopping):
+        await bench.run(item)
+    assert (await bench.run(item)).status == "ok"
+
+
+@pytest.mark.parametrize("text", ["one", "one two"])
+async def test_an_item_at_the_server_is_aborted_when_its_job_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr("fanout_workers.jobs._FRESH_S", -1.0)
+    bench = Bench()
+    told: list[dict[str, int]] = []
+    bench.jobs.on_cancelled = lambda: told.append(bench.jobs.in_flight())
+    bench.fake.hold()
+    requests = len(text.split())
+    running = asyncio.create_task(bench.run(await bench.submit(text)))
+    await bench.fake.reached(requests)
+    assert bench.jobs.in_flight() == {"j": requests}
+    await bench.store.cancel("j")
+    await bench.jobs.refresh()
+    await bench.jobs.refresh()  # counts nothing twice
+    record = await running
+    assert record.status == "cancelled"
+    assert record.error is not None
+    assert record.error.message == "the job was cancelled while this was at the server"
+    assert record.timing.in_flight_s is not None
+    assert (bench.fake.aborted, bench.fake.in_flight) == (requests, 0)
+    assert bench.jobs.aborted_figures() == {"j": [requests, 1]}
+    assert told == [{}]
+    assert (await bench.store.get("j")).done
+
+
+async def test_the_tokens_of_earlier_tries_stay_in_a_cancelled_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fanout_workers.jobs._FRESH_S", -1.0)
+    cut = Completion("{", finish_reason="length", usage=Usage(prompt=7, completion=10))
+    bench = Bench([cut, faults.HANG])
+    running = asyncio.create_task(bench.run(await bench.submit("one")))
+    async with asyncio.timeout(10):
+        while len(bench.fake.requests) < 2:
+            await asyncio.sleep(0)
+    await bench.store.cancel("j")
+    await bench.jobs.refresh()
+    record = await running
+    assert (record.status, record.attempts, record.usage) == ("cancelled", 1, cut.usage)
+
+
+async def test_an_item_that_backs_off_ends_when_its_job_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fanout_workers.jobs._FRESH_S", -1.0)
+    monkeypatch.setattr(Quick, "pause", Asker.pause)
+    bench = Bench([faults.rate_limited(retry_after=500)])
+    running = asyncio.create_task(bench.run(await bench.submit("one")))
+    await bench.fake.reached(1)
+    await bench.fake.reached(0)
+    await bench.store.cancel("j")
+    await bench.jobs.refresh()
+    async with asyncio.timeout(10):
+        assert (await running).status == "cancelled"
+
+
+async def test_a_cancelled_job_leaves_the_items_of_another_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fanout_workers.jobs._FRESH_S", -1.0)
+    bench = Bench()
+    bench.fake.hold()
+    running = asyncio.create_task(bench.run(await bench.submit("one")))
+    other = asyncio.create_task(bench.run(Item(id="b", payload={"text": "two"})))
+    await bench.fake.reached(2)
+    await bench.store.cancel("j")
+    await bench.jobs.refresh()
+    assert (await running).status == "cancelled"
+    bench.fake.release()
+    assert (await other).data == "TWO"
+
+
+async def test_a_paused_job_s_items_are_dropped_before_they_start_and_finish_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fanout_workers.jobs._FRESH_S", -1.0)
+    bench = Bench()
+    bench.fake.hold()
+    item = await bench.submit("one")
+    running = asyncio.create_task(bench.run(item))
+    await bench.fake.reached(1)
+    await bench.store.pause("j")
+    await bench.jobs.refresh()
+    with pytest.raises(Released):
+        await bench.run(item.model_copy(update={"id": "b", "ordinal": 1}))
+    bench.fake.release()
+    assert (await running).status == "ok"
+    assert await bench.store.unread("j") == 1
+    assert len(bench.fake.requests) == 1
 
 
 async def test_what_waits_for_a_permit_when_the_worker_stops_is_not_sent() -> None:

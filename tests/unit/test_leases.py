@@ -498,3 +498,76 @@ async def test_a_process_that_cannot_renew_aborts_its_own_requests(
     await until(lambda: permits.limits()[NAME] == 2)  # and goes on when Redis is back
     await lease.close()
     await client.aclose()
+
+
+async def test_no_error_ends_the_renewals(
+    client: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "EVERY_S", 0.02)
+    monkeypatch.setattr(leases, "HUNGRY_S", 0.005)
+    permits = Permits([endpoint(2)])
+    lease = Leases(client, permits, (endpoint(2),), "a")
+    await lease.open()
+    renew, calls = lease._renew, 0
+
+    async def broken(**given: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls <= 2:
+            raise RuntimeError("the handler is closed")
+        return await renew(**given)
+
+    lease._renew = broken
+    await until(lambda: calls > 4)
+    assert permits.limits()[NAME] == 2
+    await lease.close()
+
+
+async def test_a_redis_that_has_lost_the_leases_lets_nobody_grow_for_a_lease(
+    client: fakeredis.FakeAsyncRedis, clock: Clock
+) -> None:
+    busy, other, idle = (Process(name, client, 8, wants=8) for name in "abc")
+    for _ in range(6):
+        for process in (busy, other):
+            await process.renew()
+    idle.wants = 0
+    await idle.renew()
+    caps = busy.cap, other.cap
+    assert sum(caps) == 8
+    await client.delete(KEY)
+    for _ in range(3):
+        for process in (busy, other, idle):
+            await process.renew()
+            assert busy.cap + other.cap + idle.cap <= 8
+    assert (busy.cap, other.cap) == caps
+    # One that is dead and never calls again leaves its part when its lease must have ended.
+    await client.delete(KEY)
+    await busy.renew()
+    assert busy.cap == caps[0]
+    clock.now_ms += TTL + 1
+    await busy.renew()
+    assert busy.cap == 8
+
+
+async def test_a_redis_that_has_lost_the_last_of_the_leases_lets_nobody_grow(
+    client: fakeredis.FakeAsyncRedis,
+) -> None:
+    first, second, third = (Process(name, client, 8, spare=0) for name in "abc")
+    first.wants = 8
+    for _ in range(3):
+        for process in (first, second, third):
+            await process.renew()
+    assert first.cap == 8
+    before = await client.hgetall(KEY)
+    first.wants, second.wants, third.wants = 0, 8, 8
+    for _ in range(4):
+        for process in (first, second, third):
+            await process.renew()
+    assert (first.cap, second.cap, third.cap) == (0, 4, 4)
+    await client.delete(KEY)
+    await client.hset(KEY, mapping=before)
+    first.wants = 8
+    for _ in range(3):
+        for process in (second, first, third):
+            await process.renew()
+            assert first.cap + second.cap + third.cap <= 8

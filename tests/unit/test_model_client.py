@@ -125,7 +125,8 @@ async def test_every_fault_has_its_kind(fault: Fault, stream: bool) -> None:
     failure = await failure_of(endpoint, stream=stream)
     assert failure.kind is fault.kind
     assert failure.message
-    assert failure.status == (fault.status if fault.status != 200 else None)
+    in_body = {faults.ERROR_IN_200: 500, faults.OVERLOADED_IN_200: 503}.get(fault)
+    assert failure.status == (fault.status if fault.status != 200 else in_body)
     assert (len(endpoint.requests), endpoint.in_flight) == (1, 0)
 
 
@@ -160,7 +161,9 @@ async def test_a_cut_stream_keeps_what_came() -> None:
         (faults.PROMPT_TOO_LONG, "HTTP 400: This model's maximum context length is 8192"),
         (faults.BAD_GATEWAY, "HTTP 502: <html>502 Bad Gateway</html>"),
         (faults.GATEWAY_TIMEOUT, "HTTP 504: no reason given"),
-        (faults.ERROR_IN_200, "upstream failed"),
+        (faults.ERROR_IN_200, "an error in a reply of 200: upstream failed"),
+        (faults.PLAIN_ERROR_IN_200, "an error in a reply of 200: EngineCore died"),
+        (faults.NOT_JSON, "the reply is a web page, no JSON: <html>It works!</html>"),
         (replace(faults.BAD_REQUEST, body=b'{"error":"as a string"}'), "HTTP 400: as a string"),
         (replace(faults.BAD_REQUEST, body=b'{"detail":"Not Found"}'), "HTTP 400: Not Found"),
         (replace(faults.BAD_REQUEST, body=b'["x"]'), 'HTTP 400: ["x"]'),

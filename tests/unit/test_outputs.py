@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fanout.cli.writing import write as write_batch
 from fanout.errors import UsageError
-from fanout.outputs import OutputClosed, OutputError, open_output, read_records
+from fanout.outputs import (
+    OutputClosed,
+    OutputError,
+    OutputFailed,
+    open_output,
+    read_records,
+)
 from fanout.outputs.jsonl import StdoutWriter
 from fanout.outputs.parquet import journal_of
+from fanout.store import Records
 from fanout.wire import ErrorInfo, Evidence, Record, Timing, Usage
 
 FORMATS = ["out.jsonl", "out.ndjson", "out.parquet"]
@@ -33,6 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def record(name: str, **changes: Any) -> dict[str, Any]:
     whole = Record(
         id=name,
+        ordinal=7,
         status="ok",
         data={"title": "Zürich 🏠", "n": [1, None, 2.5]},
         attempts=2,
@@ -259,6 +270,80 @@ def test_flush_reaches_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(synced) == 1
 
 
+@pytest.mark.parametrize("path", FORMATS)
+def test_no_sync_is_believed_after_one_that_failed(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    output = open_output(path)
+    output.write([record("a")])
+    output.flush()
+    output.write([record("b")])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(OutputFailed, match="cannot be made durable: Input/output error"):
+            output.flush()
+    # The kernel would say yes now, without having written anything.
+    for use in (output.flush, lambda: output.write([record("c")]), output.close):
+        with pytest.raises(OutputFailed, match="Input/output error"):
+            use()
+    assert ids(path) == ["a"]
+    write(path, record("b"), append=True)
+    assert ids(path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("path", FORMATS)
+def test_lines_are_written_as_they_are(path: str) -> None:
+    lines = [b'{"id":"a","status":"ok","data":{"n":1.0e2}}', b'{"status":"failed","id":"b"}']
+    with open_output(path) as output:
+        output.write_lines(lines)
+        output.write_lines([])
+        output.flush()
+        assert Path(journal_of(path) if path.endswith("t") else path).read_bytes().split(b"\n") == [
+            *lines,
+            b"",
+        ]
+    assert ids(path) == ["a", "b"]
+
+
+def test_a_record_is_written_on_as_it_was_read() -> None:
+    # Another order of keys, and one that this version does not know.
+    line = b'{"status":"ok","id":"a","data":1.0e2,"new":{"b":1}}'
+    with open_output("out.jsonl") as output:
+        write_batch(output, Records.of([line]))
+        write_batch(output, [Record(id="b", status="failed")])
+    first, second = Path("out.jsonl").read_bytes().splitlines()
+    assert first == line
+    assert Record.model_validate_json(second) == Record(id="b", status="failed")
+
+
+def test_an_output_on_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    write("out.jsonl", record("a"))
+    assert ids("out.jsonl") == ["a"]
+
+
+@pytest.mark.parametrize("path", FORMATS)
+def test_an_output_on_a_file_system_that_syncs_no_folders(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def files_only(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    write(path, record("a"))
+    assert ids(path) == ["a"]
+
+
 def test_the_columns_of_parquet_are_those_of_the_record() -> None:
     write("a.parquet", record("a"), FAILED)
     write("empty.parquet")
@@ -268,6 +353,7 @@ def test_the_columns_of_parquet_are_those_of_the_record() -> None:
     types = {name: str(schema.field(name).type) for name in schema.names}
     assert types["data"] == types["evidence"] == types["retried"] == types["id"] == "string"
     assert types["attempts"] == "int64"
+    assert types["ordinal"] == "int64"
     assert types["error"] == "struct<kind: string, message: string, raw: string>"
     assert [str(field.type) for field in schema.field("usage").type] == ["int64"] * 4
     assert set(Timing.model_fields) == {field.name for field in schema.field("timing").type}

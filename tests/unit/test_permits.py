@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fanout import Endpoint, Failure, Kind
-from fanout_workers.permits import Permits, Unneeded
+from fanout_workers.permits import Fenced, Permits, Unneeded
 
 pytestmark = pytest.mark.anyio
 
@@ -100,6 +100,32 @@ async def test_cancelled_while_holding() -> None:
     assert holders[1].holds
     assert permits.in_flight() == {"a": 1}
     await finish(holders)
+
+
+async def test_a_fence_aborts_what_is_in_flight_there() -> None:
+    permits = permits_of(a=1, b=1)
+    both = [Holder(permits), Holder(permits)]
+    await settle_down()
+    holders = {one.endpoint: one for one in both}
+    permits.fence("a")
+    permits.fence("a")  # twice: it is aborted once
+    await settle_down()
+    assert isinstance(holders["a"].task.exception(), Fenced)
+    assert holders["a"].task.cancelling() == 0
+    assert holders["b"].holds
+    assert permits.in_flight() == {"a": 0, "b": 1}
+    await finish([holders["b"]])
+
+
+async def test_a_cancellation_beside_a_fence_stays_one() -> None:
+    permits = permits_of(a=1)
+    holder = Holder(permits)
+    await settle_down()
+    holder.task.cancel()
+    permits.fence("a")
+    await settle_down()
+    assert holder.task.cancelled()
+    assert permits.in_flight() == {"a": 0}
 
 
 async def test_cancelled_while_waiting() -> None:

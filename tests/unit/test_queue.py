@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import uuid
 
 import orjson
 import pytest
 
-from fanout.queue import message_of, queue_of, task_id, task_name
+from fanout.queue import RESUBMITTED, message_of, queue_of, task_id, task_name
 from fanout.wire import Item
 
 ITEM = Item(
@@ -22,6 +23,24 @@ def test_names() -> None:
 def test_the_task_id_is_the_same_wherever_it_is_made() -> None:
     assert task_id("j", 3) == "09102317-8e4a-55a8-9644-22a1b1b6478a"
     assert len({task_id(job, n) for job in ("j", "k") for n in range(100)}) == 200
+
+
+def test_the_ids_are_uuids() -> None:
+    for ordinal in range(64):
+        message = orjson.loads(message_of(ITEM.model_copy(update={"ordinal": ordinal}), "k", "t"))
+        assert uuid.UUID(message["headers"]["id"]).version == 5
+        assert uuid.UUID(message["headers"]["id"]).variant == uuid.RFC_4122
+        assert uuid.UUID(message["properties"]["delivery_tag"]).version == 4
+
+
+def test_names_of_any_characters_stay_what_they_are() -> None:
+    item = ITEM.model_copy(update={"id": 'a"%(id)b\\\n', "job": "100%"})
+    message = orjson.loads(message_of(item, "my%s:Kind", 'tier "%d"'))
+    assert message["headers"]["task"] == task_name("my%s:Kind")
+    assert message["properties"]["delivery_info"]["routing_key"] == queue_of('tier "%d"')
+    assert message["headers"]["kwargsrepr"] == repr({"id": item.id, "job": item.job})
+    ids = {message["headers"][name] for name in ("id", "root_id")}
+    assert ids == {message["properties"]["correlation_id"], task_id("100%", 3)}
 
 
 def test_the_body_holds_the_item() -> None:
@@ -42,6 +61,14 @@ def test_the_document_is_in_the_body_alone() -> None:
 def test_results_are_kept_on_demand(results: bool) -> None:
     message = orjson.loads(message_of(ITEM, "extract", "heavy", results=results))
     assert message["headers"]["ignore_result"] is not results
+
+
+def test_a_message_that_was_sent_again_says_so() -> None:
+    plain, marked = (
+        orjson.loads(message_of(ITEM, "extract", "heavy", resubmitted=again))["headers"]
+        for again in (False, True)
+    )
+    assert marked == {**plain, RESUBMITTED: True}
 
 
 def test_each_message_has_a_tag_of_its_own() -> None:

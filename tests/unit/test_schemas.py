@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -207,12 +209,62 @@ def test_a_schema_that_refers_to_itself_alone_is_no_crash() -> None:
         OutputSchema.from_json_schema(loop | {"required": ["b"]}).validate({"a": 1})
 
 
-def test_a_pattern_that_only_python_knows_still_holds() -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": r"^(?>a+)b$"}}}
-    pattern = OutputSchema.from_json_schema(schema)
-    assert pattern.validate_json('{"a": "aab"}') == {"a": "aab"}
-    with pytest.raises(InvalidReply, match="does not match"):
-        pattern.validate_json('{"a": "aac"}')
+@pytest.mark.parametrize("pattern", [r"^(?>a+)b$", r"(?(1)a|b)", "(a", r"(a{1,1000}){1,1000}"])
+def test_a_pattern_that_cannot_be_matched_in_bounded_time_is_refused(pattern: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}}
+    with pytest.raises(SchemaError, match=r"regular expression|valid JSON Schema"):
+        OutputSchema.from_json_schema(schema)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"^(a+)+$",
+        r"^(a|aa)+$",
+        r"^(?!b)(a+)+$",  # looks ahead: a bounded number of steps
+        r"^((a|aa)+)\1b$",  # looks back
+    ],
+)
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"pattern": "?"}}},
+        {"properties": {"a": {"anyOf": [{"pattern": "?"}, {"type": "null"}]}}},
+        {"propertyNames": {"pattern": "?"}},
+        {"patternProperties": {"?": {"type": "null"}}, "additionalProperties": False},
+        {"patternProperties": {"?": True}, "unevaluatedProperties": False},
+    ],
+)
+def test_no_pattern_holds_the_loop_up(pattern: str, schema: dict[str, Any]) -> None:
+    # Python's own engine would not come back from any of these.
+    text = orjson.dumps({"type": "object", **schema}).decode()
+    filled = orjson.loads(text.replace('"?"', orjson.dumps(pattern).decode()))
+    long = "a" * 500 + "!"
+    began = time.process_time()
+    with pytest.raises(InvalidReply):
+        OutputSchema.from_json_schema(filled).validate({"a": long, long: 1})
+    assert time.process_time() - began < 5  # some milliseconds; of the process, not of the clock
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"n_a": "x"}, "n_a: must be integer"),
+        ({"n_a": 1, "other": 1}, "'other' was unexpected"),
+        ({"code": "12"}, r'code: "12" does not match'),
+    ],
+)
+def test_patterns_are_told_like_everything_else(value: dict[str, Any], words: str) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"code": {"type": "string", "pattern": r"^\d{3}$"}},
+        "patternProperties": {"^n_": {"type": "integer"}},
+        "additionalProperties": False,
+    }
+    compiled = OutputSchema.from_json_schema(schema)
+    assert compiled.validate({"code": "123", "n_b": 4})
+    with pytest.raises(InvalidReply, match=words):
+        compiled.validate(value)
 
 
 @pytest.mark.parametrize("value", ['{"n": 1e400}', '{"n": 123456789012345678901234567890}'])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from fanout import ConfigError, Endpoint, Settings, load_settings
+from fanout.redis_url import tls_of
 
 TOML = """
 redis = "valkey://:sesame@10.0.0.1:7000/2"
@@ -150,6 +152,7 @@ def test_an_environment_variable_that_is_no_json(monkeypatch: pytest.MonkeyPatch
 def test_secrets_are_not_shown(folder: Path) -> None:
     (folder / "fanout.toml").write_text(TOML)
     settings = load_settings()
+    assert "sesame" in settings.redis_url
     for shown in (repr(settings), str(settings), settings.model_dump_json(), settings.redis_name):
         assert "sesame" not in shown
 
@@ -181,13 +184,46 @@ def test_urls_are_brought_into_one_form(given: str, url: str) -> None:
     ("given", "used"),
     [
         ("redis://a/1", "redis://a/1"),
-        ("rediss://a/1", "rediss://a/1"),
+        ("rediss://a/1", "rediss://a/1?ssl_cert_reqs=required"),
         ("valkey://a/1", "redis://a/1"),
-        ("valkeys://a/1", "rediss://a/1"),
+        ("valkeys://a/1", "rediss://a/1?ssl_cert_reqs=required"),
+        ("rediss://a?ssl_ca_certs=ca", "rediss://a?ssl_ca_certs=ca&ssl_cert_reqs=required"),
+        ("rediss://a/1?ssl_cert_reqs=none", "rediss://a/1?ssl_cert_reqs=none"),
     ],
 )
-def test_valkey_urls_are_redis_urls(given: str, used: str) -> None:
+def test_urls_of_redis_are_brought_into_one_form(given: str, used: str) -> None:
     assert load_settings(redis=given).redis_url == used
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("redis://a/1", "redis://:open%2Fsesame@a/1"),
+        ("redis://me@a/1", "redis://me:open%2Fsesame@a/1"),
+        ("redis://me:other@a/1", "redis://me:other@a/1"),
+    ],
+)
+def test_a_password_of_redis_from_a_file(folder: Path, given: str, used: str) -> None:
+    (folder / "password").write_text("open/sesame\n")
+    settings = load_settings(redis=given, redis_password_file=folder / "password")
+    assert settings.redis_url == used
+    assert settings.redis_name == "redis://a/1"
+    assert "sesame" not in repr(settings)
+    missing = load_settings(redis=given, redis_password_file=folder / "missing")
+    if "other" not in given:
+        with pytest.raises(ConfigError, match="cannot read redis_password_file"):
+            assert missing.redis_url
+
+
+def test_tls_in_the_words_of_celery() -> None:
+    assert tls_of(load_settings(redis="redis://a?ssl_ca_certs=ca").redis_url) is None
+    settings = load_settings(redis="rediss://a/1?ssl_ca_certs=%2Fa%20b%2Fca&db=2")
+    assert tls_of(settings.redis_url) == {
+        "ssl_ca_certs": "/a b/ca",
+        "ssl_cert_reqs": ssl.CERT_REQUIRED,
+    }
+    unchecked = load_settings(redis="rediss://a?ssl_cert_reqs=none")
+    assert tls_of(unchecked.redis_url) == {"ssl_cert_reqs": ssl.CERT_NONE}
 
 
 def test_the_tier() -> None:

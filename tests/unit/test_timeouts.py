@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from fanout.errors import ConfigError
-from fanout.timeouts import DEFAULT_MIN_TOKENS_PER_S, derive, needed
+from fanout.settings import Endpoint
+from fanout.timeouts import (
+    DEFAULT_MIN_TOKENS_PER_S,
+    check_timeouts,
+    derive,
+    largest,
+    needed,
+)
 
 
 def test_the_derived_timeout_is_work_over_speed_with_room() -> None:
@@ -30,3 +37,33 @@ def test_a_shorter_wish_is_refused_with_the_arithmetic() -> None:
 
 def test_the_default_speed_is_below_every_published_one() -> None:
     assert DEFAULT_MIN_TOKENS_PER_S < 2.13
+
+
+@pytest.mark.parametrize("tokens", [1, 100, 1024, 100_000])
+@pytest.mark.parametrize("speed", [0.5, 2.0, 3.6])
+def test_the_largest_budget_of_a_timeout_fits_it_and_one_more_does_not(
+    tokens: int, speed: float
+) -> None:
+    wanted = needed(tokens, speed)
+    assert largest(speed, wanted) == tokens
+    assert derive(tokens, speed, wanted)
+    with pytest.raises(ConfigError):
+        derive(tokens + 1, speed, wanted)
+
+
+def test_no_timeout_bounds_no_budget_and_a_tiny_one_allows_none() -> None:
+    assert largest(2.0, None) is None
+    assert largest(2.0, 30.0) == 0
+
+
+class Params:
+    max_tokens = 1024
+
+
+def test_a_job_that_would_be_killed_is_refused_at_the_start() -> None:
+    good = Endpoint(name="good", url="http://a")
+    short = Endpoint(name="short", url="http://b", timeout_s=180, min_tokens_per_s=3.6)
+    check_timeouts([good], Params())
+    check_timeouts([good, short], object())  # a kind that does not say what it takes
+    with pytest.raises(ConfigError, match=r"endpoint short: timeout_s = 180 .* = 487 s"):
+        check_timeouts([good, short], Params())

@@ -121,11 +121,11 @@ class TestKeys:
     KEYS = Keys("p:", "p:unacked", "p:unacked_index", "\x06\x16", (0, 3, 6, 9))
 
     def test_of_a_fetch_go_by_priority(self) -> None:
-        assert self.KEYS.of_fetch(["a", "b"])[2:6] == [
+        assert self.KEYS.of_fetch(["a", "b"])[3:7] == [
             *("p:a", "p:b", "p:a\x06\x163", "p:b\x06\x163")
         ]
-        assert len(self.KEYS.of_fetch(["a", "b"])) == 2 + 2 * 4
-        assert self.KEYS.of_fetch([]) == ["p:unacked", "p:unacked_index"]
+        assert len(self.KEYS.of_fetch(["a", "b"])) == 3 + 2 * 4
+        assert self.KEYS.of_fetch([]) == ["p:unacked", "p:unacked_index", ""]
 
     @pytest.mark.parametrize(
         ("priority", "key"),

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+import uuid
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from pydantic import BaseModel, Field
 
 from fanout.failures import Kind
 from fanout.wire import ErrorInfo, Evidence, Item, JobSpec, Record, Timing, Usage, sha256_of
@@ -66,3 +73,52 @@ def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
 def test_usage_adds_up() -> None:
     one = Usage(prompt=1, completion=2, reasoning=3, cached=4)
     assert one + one == Usage(prompt=2, completion=4, reasoning=6, cached=8)
+
+
+class _Colour(enum.StrEnum):
+    RED = "red"
+
+
+class _Name(str):
+    pass
+
+
+class _Row(BaseModel):
+    when: datetime.datetime
+    sum_: int = Field(1, serialization_alias="sum")
+
+
+@dataclasses.dataclass
+class _Plain:
+    x: int
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"a": [1, 2.5, None, True, "é"], "b": {"c": ("x", "y")}},
+        {"n": float("nan")},
+        {"when": datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)},
+        {"day": datetime.date(2026, 1, 2), "at": datetime.time(1, 2)},
+        {"colour": _Colour.RED, "name": _Name("n"), "id": uuid.UUID(int=7)},
+        [_Row(when=datetime.datetime(2026, 1, 2)), _Plain(3)],
+        {"set": {1}, "bytes": b"x", "money": decimal.Decimal("1.50")},
+        {1: "integer key"},
+        2**80,
+        Usage(prompt=3),
+    ],
+)
+def test_the_quick_way_of_writing_a_record_writes_what_pydantic_does(data: Any) -> None:
+    record = Record(
+        id="a",
+        status="invalid",
+        data=data,
+        error=ErrorInfo(kind=Kind.SCHEMA, message="m"),
+        retried={"schema": 1},
+        usage=Usage(prompt=1),
+        timing=Timing(total_s=0.25),
+        evidence=(Evidence(path="$", start=0, end=1),),
+    )
+    written = record.model_dump(mode="json", fallback=str)
+    assert json.loads(record.to_json()) == json.loads(json.dumps(written).replace("NaN", "null"))
+    assert list(json.loads(record.to_json())) == list(written)

@@ -17,7 +17,10 @@ import warnings
 from celery.exceptions import Reject, SecurityWarning
 
 from fanout import FanoutError, load_settings
+from fanout.keys import QUARANTINE
 from fanout.registry import load_kinds
+from fanout.text import safe
+from fanout_workers import quarantine
 from fanout_workers.app import create_app
 
 EXIT_USAGE = 2
@@ -26,9 +29,9 @@ EXIT_USAGE = 2
 def main(argv: list[str] | None = None) -> int:
     """Run a worker until it is told to stop; returns the process's exit code."""
     options = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=options.loglevel.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=options.loglevel.upper())
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     # At INFO Celery logs what each task returns, and replies do not belong into logs.
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
     logging.getLogger("celery.app.trace").addFilter(_is_no_requeue)
@@ -42,9 +45,11 @@ def main(argv: list[str] | None = None) -> int:
         settings = load_settings(redis=options.redis)
         for endpoint in settings.endpoint.values():
             endpoint.key()  # read now, where a person sees what is wrong with it
-        app = create_app(
-            settings, settings.tier_or_default(options.tier), name, load_kinds(options.task)
-        )
+        tier, kinds = settings.tier_or_default(options.tier), load_kinds(options.task)
+        if options.quarantine:
+            number, *fds = options.quarantine
+            return quarantine.serve(settings, tier, f"{QUARANTINE}{number}-{name}", kinds, *fds)
+        app = create_app(settings, tier, name, kinds, command=_quarantine(name, argv))
     except FanoutError as error:
         print(f"fanout worker: {error}", file=sys.stderr)  # noqa: T201 - the command's own words
         return EXIT_USAGE
@@ -60,12 +65,31 @@ def main(argv: list[str] | None = None) -> int:
     return int(worker.exitcode or 0)
 
 
+def _quarantine(name: str, argv: list[str] | None) -> list[str]:
+    """The command of a quarantine: this one again, with the worker's name."""
+    given = sys.argv[1:] if argv is None else argv
+    return [
+        *(sys.executable, "-P", "-m", "fanout_workers", *given),
+        *("--name", name, "--quarantine"),
+    ]
+
+
 def _collect_garbage_less_often() -> None:
     # Each item in flight is some hundred objects, which die by themselves. By Python's own numbers
     # the collector goes through them, and through all modules, many times a second.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+class SafeFormatter(logging.Formatter):
+    """Keeps what servers and documents say from looking like a line, or steering a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return safe(super().format(record), lines=True)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return safe(super().formatMessage(record))
 
 
 def _is_no_requeue(record: logging.LogRecord) -> bool:
@@ -80,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name")
     parser.add_argument("--task", action="append", default=[])
     parser.add_argument("--loglevel", default="info", choices=("debug", "info", "warning", "error"))
+    # The process's number and two descriptors: see fanout_workers.quarantine.
+    parser.add_argument("--quarantine", nargs=3, type=int, help=argparse.SUPPRESS)
     return parser
 
 

@@ -10,12 +10,15 @@ import platform
 import sys
 
 from fanout import FanoutError, connect
+from fanout.keys import QUARANTINE
 
 
 async def _alive() -> bool:
     async with connect() as fo:
         here = f"@{platform.node()}"
-        return any(worker.name.endswith(here) for worker in await fo.store.workers())
+        names = [worker.name for worker in await fo.store.workers()]
+        # A quarantine is a child of the worker: it may live while the worker hangs.
+        return any(name.endswith(here) and not name.startswith(QUARANTINE) for name in names)
 
 
 def main() -> int:

@@ -6,8 +6,10 @@
 
 An endpoint that refuses everything has the fewest requests in flight, so the least loaded choice
 would send it all there is. While its circuit is open it gets none; half open it gets one at a
-time. A Retry-After only makes a pause, without a state of its own: the server has said when. A
-server that is full, and refuses beside what it works on, is none that is down.
+time; after timeouts and broken replies that one is not an item's but a canary, a request for a few
+tokens (`fanout_workers.health`). A Retry-After only makes a pause, without a state of its own: the
+server has said when. A server that is full, and refuses beside what it works on, is none that is
+down.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from fanout import Failure, Kind
-from fanout.failures import RETRY_AFTER_MAX
+from fanout.failures import MISFIT, RETRY_AFTER_MAX
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +29,13 @@ State = Literal["closed", "open", "half-open"]
 #: Failures in a row that open a circuit. A refused connection says little about an item and much
 #: about the server; a 500 or a timeout can be the item's own doing.
 _IN_A_ROW = {Kind.CONNECT: 5, Kind.OVERLOAD: 5, Kind.REQUEST: 5, Kind.SERVER: 10, Kind.TIMEOUT: 10}
-#: HTTP statuses of a refused request that are the endpoint's fault, never an item's: the key or
-#: the model is wrong there.
-_MISFIT = frozenset({401, 403, 404})
 #: Failures that come at once if they come: a probe that runs for _ACCEPTED_S has been accepted. Its
 #: reply may take minutes, in which the server would have nothing else to do.
 _QUICK = frozenset({Kind.CONNECT, Kind.OVERLOAD, Kind.REQUEST})
 _ACCEPTED_S = 1.0
 #: Seconds before the first probe, doubled with each that fails.
 _PAUSE_S = 0.5
-_PAUSE_MAX_S = 30.0
+_PAUSE_MAX_S = 5.0
 
 
 class Circuit:
@@ -70,7 +69,20 @@ class Circuit:
         """Whether a request may begin now."""
         if self.state == "closed":
             return not self._resumes_at or self._clock() >= self._resumes_at
-        return self.state == "half-open" and not self._probing
+        return self.state == "half-open" and not self._probing and self._cause in _QUICK
+
+    @property
+    def wants_canary(self) -> bool:
+        """Whether the probe is to be a few tokens, and no item.
+
+        After failures that come late an item would be a probe of many minutes.
+        """
+        return self.state == "half-open" and not self._probing and self._cause not in _QUICK
+
+    @property
+    def openings(self) -> int:
+        """How often it has opened since it was closed last."""
+        return self._openings
 
     @property
     def problem(self) -> str | None:
@@ -104,7 +116,7 @@ class Circuit:
     def failed(self, epoch: int, failure: Failure, *, is_busy: bool = False) -> None:
         """A request has failed; `is_busy` if the endpoint has others in work meanwhile."""
         least = _IN_A_ROW.get(failure.kind)
-        if least is None or (failure.kind is Kind.REQUEST and failure.status not in _MISFIT):
+        if least is None or (failure.kind is Kind.REQUEST and failure.status not in MISFIT):
             self.answered(epoch)  # refused or no good, but an answer
             return
         if failure.retry_after and failure.kind is Kind.OVERLOAD:

@@ -8,17 +8,21 @@ and every other receiver of Celery's reads both.
 from __future__ import annotations
 
 import time
+from time import time as now
 from typing import Any
 
 import orjson
 from celery.app.events import Events as CeleryEvents
 from celery.events.dispatcher import EventDispatcher
+from celery.utils.time import utcoffset
 from celery.worker import state
 from kombu.asynchronous import get_event_loop
 
 #: The shortest time between two messages, in seconds, and the most events in one.
 EVERY_S = 0.1
 LIMIT = 1000
+#: What is not a field of an event but says how to send it.
+_OPTIONS = frozenset({"blind", "utcoffset", "retry", "retry_policy", "Event"})
 
 
 class Events(CeleryEvents):
@@ -41,8 +45,39 @@ class Dispatcher(EventDispatcher):
         self._flush_soon = self.on_send_buffered
         self._flush_is_due = False
         self._flushed_at = float("-inf")
+        self._utcoffset = utcoffset()
         if self.on_send_buffered is not None:
             self.on_send_buffered = self._schedule
+
+    def send(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
+        """Send an event, as Celery's own one does, in less time for those that are held back."""
+        group = type.partition("-")[0]
+        if (
+            not self.enabled
+            or group not in self.buffer_group
+            or (self.groups and group not in self.groups)
+            or not _OPTIONS.isdisjoint(fields)
+        ):
+            super().send(type, **fields)
+            return
+        if not self._flush_is_due:  # once a message: it takes longer than all the rest
+            self._utcoffset = utcoffset()
+        buffer = self._group_buffer[group]
+        buffer.append(
+            {
+                "hostname": self.hostname,
+                "utcoffset": self._utcoffset,
+                "pid": self.pid,
+                "clock": self.clock.forward(),
+                "timestamp": now(),
+                **fields,
+                "type": type,
+            }
+        )
+        if len(buffer) >= self.buffer_limit:
+            self.flush()
+        elif self.on_send_buffered:
+            self.on_send_buffered()
 
     def flush(self, errors: bool = True, groups: bool = True) -> None:
         """Send what has been held back."""

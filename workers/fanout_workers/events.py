@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+from celery.exceptions import InvalidTaskError
 from celery.worker.request import Request
 
 from fanout import Record
@@ -111,6 +112,7 @@ class ItemRequest(Request):
     """
 
     _content_type: Any
+    time_limits: Any
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
@@ -118,6 +120,8 @@ class ItemRequest(Request):
             # Decoded already, and the task runs in this process: the tracer need not do it again.
             self._body = message.payload
             self._content_type = self._content_encoding = None
+        if problem := _problem_of(self._body, self.time_limits):
+            raise InvalidTaskError(problem)
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
         """Send an event, with the item's figures where they are known."""
@@ -131,6 +135,33 @@ class ItemRequest(Request):
     def _item(self) -> dict[str, Any]:
         kwargs = self._kwargs if isinstance(self._kwargs, dict) else {}
         return {"item": _bounded(kwargs.get("id") or self.id), "job": _bounded(kwargs.get("job"))}
+
+
+def _problem_of(body: Any, limits: Any) -> str | None:
+    """What Celery would stumble over only while it runs the task, or never get over."""
+    match body:
+        case [list(), dict(), dict() as embed]:
+            for name in ("callbacks", "errbacks", "chain"):
+                # Celery takes a text for a list of tasks, and sends each of its characters.
+                if not all(isinstance(each, dict) for each in _listed(embed.get(name))):
+                    return f"{name} are no tasks"
+            if not isinstance(embed.get("chord"), dict | None):
+                return "the chord is no task"
+        case _:
+            return "the body is not (args, kwargs, embed)"
+    if not all(_is_limit(limit) for limit in _listed(limits)):
+        return "a time limit is no number of seconds"
+    return None
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _is_limit(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 <= value < float("inf"))
 
 
 def _final(name: str, fields: dict[str, Any], noted: dict[str, Any]) -> tuple[str, dict[str, Any]]:

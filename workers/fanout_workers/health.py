@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fanout import ConfigError, Failure, Kind
-from fanout_workers.circuit import Circuit
 from fanout_workers.model import ModelClient
+from fanout_workers.permits import Permits
 
 _TIMEOUT_S = 5.0
+#: Seconds that a canary may take, doubled with each that has failed: a server with a long queue
+#: answers late, one that is down never.
+_CANARY_S = 10.0
 #: HTTP statuses of a list of models that is not given to us, although the server is well.
 _NO_LIST = frozenset({400, 404, 405, 501})
 
@@ -34,12 +37,14 @@ class Health:
 
     Args:
         clients: the model clients, by endpoint name.
-        circuits: the endpoints' circuits, by the same names.
+        permits: of the same endpoints; has their circuits.
     """
 
-    def __init__(self, clients: Mapping[str, ModelClient], circuits: Mapping[str, Circuit]) -> None:
+    def __init__(self, clients: Mapping[str, ModelClient], permits: Permits) -> None:
         self._clients = clients
-        self._circuits = circuits
+        self._permits = permits
+        self._circuits = {name: permits.load(name).circuit for name in clients}
+        self._canaries: set[asyncio.Task[None]] = set()
 
     async def problems(self, *, first: bool = False) -> dict[str, str]:
         """What is wrong, by endpoint name; an endpoint that is well is left out.
@@ -60,9 +65,32 @@ class Health:
                     circuit.failed(epochs[name], seen.failure)
             else:
                 circuit.looked_at(seen.problem if seen.is_unfit else None)
+            if circuit.wants_canary:
+                self._send_canary(name)
             if problem := seen.problem or circuit.problem:
                 problems[name] = problem
         return problems
+
+    def _send_canary(self, name: str) -> None:
+        # Beside the looks: its reply may take longer than a report may wait.
+        canary = asyncio.create_task(self._probe(name), name="canary")
+        self._canaries.add(canary)
+        canary.add_done_callback(self._canaries.discard)
+
+    async def _probe(self, name: str) -> None:
+        client, circuit = self._clients[name], self._circuits[name]
+        if not circuit.wants_canary:
+            return
+        doubled = _CANARY_S * 2.0 ** min(circuit.openings - 1, 10)
+        with self._permits.probe(name) as epoch:
+            if epoch is None:  # the next look tries again
+                return
+            try:
+                await client.canary(min(doubled, max(_CANARY_S, client.longest_s)))
+            except Failure as failure:
+                circuit.failed(epoch, failure)
+            else:
+                circuit.answered(epoch)
 
 
 async def _look_at(client: ModelClient) -> _Seen:

@@ -27,7 +27,7 @@ EVERY_S = 0.2
 #: The reserve: this many items, and the work of so many seconds: a burst of ends must not empty it
 #: before the fetch has caught up.
 RESERVE = 16
-RESERVE_S = 0.25
+RESERVE_S = 0.1
 #: Seconds without quota after which the reserve goes back.
 IDLE_S = 5.0
 #: kombu takes a larger prefetch count for "no limit".
@@ -103,10 +103,12 @@ class Intake:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._permits = permits
-        self._queue = queue
         self._send_back = send_back
         self._gauge = Gauge(clock)
         self._closed = False
+        self.queue = queue
+        #: How many more items there was room for at the last look; 0 while none are taken.
+        self.room = 0
 
     def step(self) -> type[bootsteps.StartStopStep]:
         """The step of Celery's consumer that drives this; for `app.steps["consumer"]`."""
@@ -122,12 +124,13 @@ class Intake:
             held,
             sum(self._permits.in_flight().values()) + self._permits.waiting,
         )
+        self.room = max(0, wanted - held) if _consumes(consumer, self.queue) else 0
         if not wanted:
             self._pause(consumer)
             return
         if self._closed:
             self._closed = False
-            consumer.add_task_queue(self._queue)
+            consumer.add_task_queue(self.queue)
         # Slots first when they grow, last when they shrink: what is delivered must find one.
         if (more := wanted - pool.num_processes) > 0:
             pool.grow(more)
@@ -139,8 +142,13 @@ class Intake:
         if not self._closed:
             self._closed = True
             log.info("no quota at any endpoint of the tier: items go back to the queue")
-            consumer.cancel_task_queue(self._queue)
+            consumer.cancel_task_queue(self.queue)
         self._send_back()
+
+
+def _consumes(consumer: Any, queue: str) -> bool:
+    # Somebody may have told it to stop, by Celery's remote control.
+    return consumer.task_consumer is not None and bool(consumer.task_consumer.consuming_from(queue))
 
 
 def _set_prefetch(consumer: Any, wanted: int) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from fanout import (
     Failure,
     FanoutError,
     Item,
+    JobError,
     Record,
     Result,
     Task,
@@ -33,6 +33,11 @@ from fanout_workers.jobs import Jobs
 from fanout_workers.outcomes import Outcomes
 
 log = logging.getLogger(__name__)
+
+
+class Released(Exception):
+    """The item's job is paused: the item waits in the client's hands, without a record."""
+
 
 #: Characters of the model's last reply kept in a record.
 _RAW_LIMIT = 16_000
@@ -62,6 +67,7 @@ class ItemRunner:
 
         Raises:
             Stopping: the worker shuts down; the item is untouched and has to be run again.
+            Released: its job is paused, or unknown; the message has served its purpose.
             Unavailable: Redis did not tell what the job is.
         """
         record = await self._record_of(kind, item, params, request_id)
@@ -70,6 +76,25 @@ class ItemRunner:
             await self._settle(item.job, item.ordinal, record)
         self._outcomes.add(item.job, record)
         return record
+
+    async def fail(self, item: Item, error: ErrorInfo) -> Record:
+        """The record that ends an item which cannot be run; settled as by `run`.
+
+        Raises:
+            Stopping: the worker shuts down while Redis is away; the item is untouched.
+        """
+        effort = Effort(wanted=partial(self._wanted, item))
+        record = self._record(item, None, effort, Result(None), error, time.time(), 0.0)
+        if item.job is not None and item.ordinal is not None:
+            await self._settle(item.job, item.ordinal, record)
+        self._outcomes.add(item.job, record)
+        return record
+
+    async def has_ended(self, item: Item) -> bool:
+        """Whether an item of a job has been settled; raises `Unavailable`."""
+        if item.job is None or item.ordinal is None:
+            return False
+        return await self._store.has_ended(item.job, item.ordinal)
 
     async def _settle(self, job: str, ordinal: int, record: Record) -> None:
         # The record has to be in Redis before the message is acknowledged. While Redis is away or
@@ -87,8 +112,8 @@ class ItemRunner:
     ) -> Record:
         started = time.time()
         clock = time.monotonic()
-        effort = Effort(wanted=partial(self._wanted, item))
-        watch = self._jobs.running(item.job) if item.job else nullcontext()
+        effort = Effort()
+        effort.wanted = partial(self._wanted, item, effort)
         task: Task | None = None
         result, error = Result(None), None
         try:
@@ -98,8 +123,9 @@ class ItemRunner:
                 task, _ = await self._jobs.task_of(item.job)
             if not effort.wanted():
                 raise Unwanted
-            with watch:
-                result = await self._result_of(task, item.payload, effort, request_id)
+            result = await self._until_cancelled(
+                item.job, effort, self._result_of(task, item.payload, effort, request_id)
+            )
         except Failure as failure:
             error = ErrorInfo(
                 kind=failure.kind,
@@ -107,9 +133,14 @@ class ItemRunner:
                 raw=failure.raw[:_RAW_LIMIT] if failure.raw else None,
             )
         except Unwanted:
-            return self._cancelled(item)
+            await self._unless_paused(item)
+            when = "while this was at the server" if effort.in_flight_s else "before this was sent"
+            error = ErrorInfo(kind="cancelled", message=f"the job was cancelled {when}")
         except (Stopping, Unavailable):
             raise
+        except JobError as unknown:
+            # Nobody could end it. If Redis has lost the job, its client brings job and item again.
+            raise Released from unknown
         except FanoutError as problem:
             error = ErrorInfo(kind="input", message=str(problem))
         except Exception as bug:
@@ -118,8 +149,31 @@ class ItemRunner:
             error = ErrorInfo(kind="task", message=f"task kind {kind}: {bug!r}")
         return self._record(item, task, effort, result, error, started, time.monotonic() - clock)
 
-    def _wanted(self, item: Item) -> bool:
-        return item.job is None or self._jobs.wanted(item.job)
+    def _wanted(self, item: Item, effort: Effort) -> bool:
+        return item.job is None or self._jobs.wanted(item.job, fresh=effort.is_fresh())
+
+    async def _unless_paused(self, item: Item) -> None:
+        if item.job is None or item.ordinal is None or not self._jobs.wanted(item.job):
+            return
+        if await self._jobs.released(item.job, item.ordinal):
+            raise Released
+        raise Stopping  # the job goes on already: back into the queue
+
+    async def _until_cancelled(
+        self, job: str | None, effort: Effort, running: Coroutine[Any, Any, Result]
+    ) -> Result:
+        """What `running` gives; raises `Unwanted` as soon as the job is cancelled."""
+        if job is None:
+            return await running
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                with self._jobs.running(job, scope, effort):
+                    return await running
+        except TimeoutError:
+            if scope.expired():
+                raise Unwanted from None
+            raise
 
     async def _result_of(
         self, task: Task, raw_payload: Any, effort: Effort, request_id: str
@@ -174,6 +228,7 @@ class ItemRunner:
         queued = started - item.submitted_at if item.submitted_at else None
         return Record(
             id=item.id,
+            ordinal=item.ordinal,
             status=_status_of(error),
             data=result.data,
             error=error,
@@ -187,6 +242,7 @@ class ItemRunner:
             timing=Timing(
                 queued_s=_seconds(queued),
                 permit_s=_seconds(effort.permit_s),
+                in_flight_s=_seconds(effort.in_flight_s),
                 ttft_s=_seconds(reply.ttft_s) if reply else None,
                 total_s=_seconds(total_s),
                 tokens_per_s=speed,
@@ -195,15 +251,6 @@ class ItemRunner:
             evidence=result.evidence,
             input_sha256=sha256_of(item.payload),
             schema_sha256=task.schema_sha256 if task else None,
-        )
-
-    def _cancelled(self, item: Item) -> Record:
-        return Record(
-            id=item.id,
-            status="cancelled",
-            error=ErrorInfo(kind="cancelled", message="the job was cancelled"),
-            tier=self._tier,
-            timing=Timing(finished_at=round(time.time(), 3)),
         )
 
 
@@ -223,6 +270,8 @@ def _writable(record: Record) -> Record:
 def _status_of(error: ErrorInfo | None) -> Any:
     if error is None:
         return "ok"
+    if error.kind == "cancelled":
+        return "cancelled"
     return getattr(error.kind, "ends_as", "failed")
 
 

@@ -11,7 +11,10 @@ from __future__ import annotations
 #: Returns N, the part that the holder may fill, the part to come down or up to, whether it shall
 #: look at the server, Redis's time in ms, and the holders that should have been heard by now. The
 #: fields are described in fanout.keys.
+#: It begins with a deletion of nothing, because a server that is full lets a script go on that has
+#: written: a lease must not run out, and its requests be given up, while Redis is full.
 RENEW = """
+redis.call('HDEL', KEYS[1], '')
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local key, holder, me = KEYS[1], ARGV[1], 'l:' .. ARGV[1]
@@ -34,6 +37,9 @@ local n = math.floor(number('n') or number('auto') or arg[8])
 local others, demands, spares, suspect = 0, {demand}, spare, false
 local living, ghosts = {{low, now}}, {}
 local all = redis.call('HGETALL', key)
+-- What Redis keeps of this holder: nothing, where it had a part and this is no first call, or less
+-- than the cap in force, means that Redis has lost data.
+local lost = cap > 0 or (#all == 0 and call > 1)
 for i = 1, #all, 2 do
   local kind, name = string.sub(all[i], 1, 2), string.sub(all[i], 3)
   if kind == 'l:' then
@@ -50,6 +56,7 @@ for i = 1, #all, 2 do
       if f[4] > call then
         return {n, part, part, 0, now}
       end
+      lost = part < cap
     elseif expiry <= now then
       redis.call('HDEL', key, all[i])
       if its_grace > 0 and part > 0 then
@@ -149,6 +156,14 @@ end
 -- What is in flight beyond the cap is counted, but nothing may follow it: after a fence it is what
 -- is being aborted, and others may have its place.
 local part = math.max(cap, math.min(target, n - others - haunted))
+-- After a loss of data nobody grows for the length of a lease: until then, whoever holds a part
+-- that Redis knows nothing of has called, or fenced itself.
+if lost then
+  redis.call('HSET', key, 'r', string.format('%d', now + ttl))
+  part = cap
+elseif (number('r') or 0) > now then
+  part = cap
+end
 redis.call('HSET', key, me, string.format('%d %d %d %d %d %d %d',
   math.max(part, in_flight), demand, now + ttl, call, low, spare, grace))
 return {n, part, target, look, now, unpack(silent)}

@@ -279,6 +279,9 @@ class Leases:
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             log.warning("the lease of endpoint %s is not renewed: %r", name, error)
             return None
+        except Exception:  # a worker whose renewals have ended would hold items and do nothing
+            log.exception("the lease of endpoint %s is not renewed", name)
+            return None
         grant = Grant.of(answer)
         if found := tuple(filter(self._has_ended, grant.silent)):
             load.hungry.set()  # for the next call, which tells it

@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 from fanout import Settings, Task, Unavailable
 from fanout.aio import ended
 from fanout.store import RedisStore, Store, WorkerInfo
+from fanout.store.connecting import client_of
 from fanout_workers.attempts import Asker
 from fanout_workers.health import Health
 from fanout_workers.item import ItemRunner
@@ -52,11 +53,19 @@ class Runtime:
         tier: the tier to serve.
         name: the worker's node name.
         kinds: the task kinds it can run.
+        steers: whether it takes part in finding the N of "auto".
     """
 
     def __init__(
-        self, settings: Settings, tier: str, name: str, kinds: Mapping[str, type[Task]]
+        self,
+        settings: Settings,
+        tier: str,
+        name: str,
+        kinds: Mapping[str, type[Task]],
+        *,
+        steers: bool = True,
     ) -> None:
+        self._steers = steers
         self._settings = settings
         self._tier = tier
         self._name = name
@@ -66,7 +75,8 @@ class Runtime:
         self._stopping = asyncio.Event()
         self._store: Store | None = None
         self._transport: httpx.AsyncBaseTransport | None = None
-        self._reporter: asyncio.Task[None] | None = None
+        self._reporters: list[asyncio.Task[None]] = []
+        self._news = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._runner: ItemRunner | None = None
         self._problems: dict[str, str] = {}
@@ -93,7 +103,7 @@ class Runtime:
         self._transport = open_transport()
         # A client of its own: a renewal must not wait behind other calls, nor be tried again by
         # the library when its time has passed.
-        self._lease_client = redis.asyncio.Redis.from_url(
+        self._lease_client = client_of(
             self._settings.redis_url,
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=2.0,
@@ -101,9 +111,7 @@ class Runtime:
         )
         endpoints = self._settings.endpoints_of(self._tier)
         clients = {one.name: ModelClient(one, self._transport) for one in endpoints}
-        health = Health(
-            clients, {load.endpoint.name: load.circuit for load in self.permits.loads()}
-        )
+        health = Health(clients, self.permits)
         self._note_problems(await health.problems(first=True))
         pages = {one.name: ServerPage(one, self._transport) for one in endpoints}
         tallies = {one.name: Tally(one.stream) for one in endpoints}
@@ -119,6 +127,7 @@ class Runtime:
         self._lifeline.open()
         await self._leases.open()
         self._jobs = Jobs(self._store, self._kinds)
+        self._jobs.on_cancelled = self._news.set
         self._jobs.open()
         self._runner = ItemRunner(
             self._tier,
@@ -126,19 +135,21 @@ class Runtime:
             self._jobs,
             Asker(self.permits, clients, self._stopping, tallies),
         )
-        self._leaders = Leaders(
-            self._lease_client, self._store, endpoints, tallies, pages, self._holder,
-            self._settings.auto_poll_s,
-        )  # fmt: skip
-        await self._leaders.open()
-        self._reporter = asyncio.create_task(
-            self._report(self._store, health), name="worker report"
-        )
+        if self._steers:
+            self._leaders = Leaders(
+                self._lease_client, self._store, endpoints, tallies, pages, self._holder,
+                self._settings.auto_poll_s,
+            )  # fmt: skip
+            await self._leaders.open()
+        self._reporters = [
+            asyncio.create_task(self._report(self._store, health), name="worker report"),
+            asyncio.create_task(self._report_news(self._store), name="worker news"),
+        ]
 
     async def close(self) -> None:
         """Say goodbye and let go of all connections."""
-        if self._reporter is not None:
-            await ended(self._reporter)
+        for reporter in self._reporters:
+            await ended(reporter)
         if self._leaders is not None:
             await self._leaders.close()
         if self._jobs is not None:
@@ -173,6 +184,8 @@ class Runtime:
             kinds=tuple(self._kinds),
             problems=self._problems,
             circuits={load.endpoint.name: load.circuit.state for load in self.permits.loads()},
+            jobs=self._jobs.in_flight() if self._jobs else {},
+            aborted=self._jobs.aborted_figures() if self._jobs else {},
         )
 
     async def _report(self, store: Store, health: Health) -> None:
@@ -186,6 +199,14 @@ class Runtime:
                     log.warning("%s", error)
             await asyncio.sleep(_UNWELL_S if self._problems else _REPORT_EVERY_S)
             self._note_problems(await health.problems())
+
+    async def _report_news(self, store: Store) -> None:
+        # Beside the reports, which may wait for an endpoint: who cancels a job waits for this.
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            with suppress(Unavailable):  # the next report tells it
+                await store.report_worker(self._info(), _REPORT_TTL_S)
 
     def _note_problems(self, problems: dict[str, str]) -> None:
         for name, problem in problems.items():

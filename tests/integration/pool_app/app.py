@@ -45,6 +45,12 @@ def note(what: str, task_id: str | None = None, **fields: Any) -> None:
     _client.rpush(NOTES, json.dumps({"what": what, "id": task_id, **fields}))
 
 
+def note_count(what: str, task_id: str) -> int:
+    """How often that has been noted."""
+    notes = map(json.loads, _client.lrange(NOTES, 0, -1))
+    return sum(one["what"] == what and one["id"] == task_id for one in notes)
+
+
 class Session:
     """What has to be opened, used and closed on one loop."""
 
@@ -107,3 +113,9 @@ def _retry(request: Any, **_: Any) -> None:
 @signals.task_revoked.connect
 def _revoked(request: Any, terminated: bool, **_: Any) -> None:
     note("revoked", request.id, terminated=terminated)
+
+
+if os.environ.get("POOL_APP_UNHEARD"):
+    signals.task_prerun.disconnect(_prerun)
+    signals.task_postrun.disconnect(_postrun)
+    signals.task_success.disconnect(_success)

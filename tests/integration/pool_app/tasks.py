@@ -12,8 +12,8 @@ from typing import Any
 from celery import Task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
-from fanout_workers.pool import run_on_loop
-from tests.integration.pool_app.app import app, baggage, note
+from fanout_workers.pool import run_directly, run_on_loop
+from tests.integration.pool_app.app import app, baggage, note, note_count
 
 ERRORS: dict[str, Callable[[], BaseException]] = {
     "cancelled": asyncio.CancelledError,
@@ -255,3 +255,25 @@ async def twice(self: Any) -> str:
     note("start", self.request.id)
     await asyncio.sleep(0)
     return str(self.request.id)
+
+
+@app.task(bind=True, ignore_result=True, Request="fanout_workers.events:ItemRequest")
+async def either_way(self: Any, how: str) -> None:
+    """Notes that Celery's tracer has called it."""
+    note("by the tracer", self.request.id)
+    if how in ERRORS:
+        raise ERRORS[how]()
+
+
+async def _without_tracer(task_id: str, keywords: dict[str, Any], headers: object) -> None:
+    note("directly", task_id)
+    if (how := keywords["how"]) == "requeue once":
+        if note_count("directly", task_id) == 1:
+            raise Reject("again", requeue=True)
+    elif how == "for ever":
+        await asyncio.sleep(3600)
+    elif how in ERRORS:
+        raise ERRORS[how]()
+
+
+run_directly(either_way, _without_tracer)

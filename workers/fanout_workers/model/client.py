@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import orjson
 
-from fanout import ChatRequest, Endpoint, Failure, Kind, Reply
+from fanout import ChatRequest, Endpoint, Failure, Kind, Message, Reply, Usage
 from fanout.failures import kind_of_status
 from fanout.timeouts import derive
 from fanout_workers.model.body import body_of
@@ -24,8 +26,15 @@ from fanout_workers.model.stream import Meter, StreamedReply, data_lines
 
 #: For the list of models, which costs a server nothing.
 _MODELS_S = 30.0
-#: A reply longer than this is a server gone wrong.
-_MAX_REPLY_BYTES = 32 * 2**20
+#: A reply longer than this is a server gone wrong: a million tokens are half of it.
+_MAX_REPLY_BYTES = 8 * 2**20
+#: What shows whether a server completes anything at all. Some break on a budget of one.
+_CANARY = ChatRequest(messages=(Message(role="user", content="Say yes."),), max_tokens=16)
+#: Failures in which the server has worked.
+_ANSWERS = frozenset({Kind.TRUNCATED, Kind.REASONING, Kind.EMPTY})
+_ROOM = re.compile(
+    r"(?:maximum context length|context length|max_model_len|n_ctx)\D{0,20}?(\d{3,9})"
+)
 
 
 class ModelClient:
@@ -48,6 +57,10 @@ class ModelClient:
         self._resolving = asyncio.Lock()
         #: Seconds that the longest request so far was given.
         self.longest_s = 0.0
+        #: Tokens of prompt and reply that the model has room for; None until the server says it.
+        self.room: int | None = None
+        #: Names of the models that the server listed last.
+        self.served: tuple[str, ...] = ()
 
     async def complete(
         self, request: ChatRequest, request_id: str | None = None, meter: Meter | None = None
@@ -69,13 +82,38 @@ class ModelClient:
         self.longest_s = max(self.longest_s, timeout.seconds)
         body = body_of(request, self.endpoint, await self._model_name())
         headers = {**self._headers, "x-request-id": request_id} if request_id else self._headers
+        meter = meter or Meter()
         try:
             async with asyncio.timeout(timeout.seconds):
-                return await self._post(orjson.dumps(body), headers, meter or Meter())
+                return await self._post(orjson.dumps(body), headers, meter, request.max_tokens)
         except TimeoutError as error:
-            raise Failure(
-                Kind.TIMEOUT, f"no reply in {timeout.seconds:.0f} s ({timeout.arithmetic()})"
-            ) from error
+            what = f"the stream stopped after {meter.chunks} pieces:" if meter.chunks else ""
+            words = f"{what} no reply in {timeout.seconds:.0f} s ({timeout.arithmetic()})".strip()
+            raise _costing(Failure(Kind.TIMEOUT, words), meter) from error
+        except Failure as failure:
+            self._note_room(failure)
+            raise _costing(failure, meter) from failure.__cause__
+
+    async def canary(self, timeout_s: float) -> None:
+        """Return when the server has completed a few tokens of something.
+
+        Raises:
+            Failure: it has not: it is away, full, broken, or silent for `timeout_s` seconds.
+        """
+        body = orjson.dumps(body_of(_CANARY, self.endpoint, await self._model_name()))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._post(body, self._headers, Meter(), _CANARY.max_tokens)
+        except TimeoutError as error:
+            raise Failure(Kind.TIMEOUT, f"not even a few tokens in {timeout_s:g} s") from error
+        except Failure as failure:
+            refused = failure.kind is Kind.REQUEST and not failure.is_endpoints
+            if not refused and failure.kind not in _ANSWERS:
+                raise
+
+    def _note_room(self, failure: Failure) -> None:
+        if failure.status == 400 and (said := _ROOM.search(failure.message)):
+            self.room = int(said[1])
 
     async def models(self) -> list[str]:
         """Names of the models that the server serves.
@@ -92,7 +130,17 @@ class ModelClient:
         listed = body.get("data")
         if not isinstance(listed, list):
             raise Failure(Kind.SERVER, "the reply is no list of models")
-        return [str(model["id"]) for model in listed if isinstance(model, dict) and "id" in model]
+        models = [model for model in listed if isinstance(model, dict) and "id" in model]
+        self._note_models(models)
+        return list(self.served)
+
+    def _note_models(self, models: list[dict[str, Any]]) -> None:
+        self.served = tuple(str(model["id"]) for model in models)
+        wanted = self.endpoint.model
+        for model in models:
+            room = model.get("max_model_len")  # vLLM's
+            if isinstance(room, int) and (len(models) == 1 or model["id"] == wanted):
+                self.room = room
 
     async def _model_name(self) -> str:
         if self._model is None:
@@ -106,10 +154,11 @@ class ModelClient:
                 Kind.REQUEST,
                 f"endpoint {self.endpoint.name} serves {', '.join(served) or 'no model'}: "
                 "name one in its `model`",
+                status=404,  # as if one had been asked for that is not there
             )
         return served[0]
 
-    async def _post(self, body: bytes, headers: dict[str, str], meter: Meter) -> Reply:
+    async def _post(self, body: bytes, headers: dict[str, str], meter: Meter, budget: int) -> Reply:
         started = time.monotonic()
         async with self._sent("POST", self._url, headers, body) as response:
             if "text/event-stream" in response.headers.get("content-type", ""):
@@ -117,13 +166,13 @@ class ModelClient:
             else:
                 collected = read_body(await _bounded(response))
                 meter.ttft_s = server_ttft_s(collected)
-        return reply_of(collected, time.monotonic() - started, meter.ttft_s)
+        return reply_of(collected, time.monotonic() - started, meter.ttft_s, budget)
 
     async def _read_stream(
         self, response: Answer, started: float, meter: Meter
     ) -> dict[str, object]:
         reply = StreamedReply(meter)
-        async for data in data_lines(response.chunks()):
+        async for data in data_lines(_limited(response.chunks())):
             reply.feed(data)
             if meter.ttft_s is None and meter.chunks:
                 meter.ttft_s = time.monotonic() - started
@@ -151,21 +200,45 @@ class ModelClient:
     async def _refused(self, response: Answer) -> Failure:
         status = response.status
         body = await _bounded(response)
+        words = f"HTTP {status}: {error_message(body)}"
+        if status == 404 and self.served:
+            words += f" (the server has {', '.join(self.served)})"
         return Failure(
             kind_of_status(status),
-            f"HTTP {status}: {error_message(body)}",
+            words,
             status=status,
             retry_after=_retry_after(response.headers.get("retry-after")),
         )
 
 
 async def _bounded(response: Answer) -> bytes:
-    body = bytearray()
-    async for chunk in response.chunks():
-        body += chunk
-        if len(body) > _MAX_REPLY_BYTES:
-            raise Failure(Kind.SERVER, f"the reply is longer than {_MAX_REPLY_BYTES} bytes")
-    return bytes(body)
+    whole = response.whole()
+    if whole is None:
+        return b"".join([chunk async for chunk in _limited(response.chunks())])
+    if len(whole) > _MAX_REPLY_BYTES:
+        raise _too_long()
+    return whole
+
+
+async def _limited(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks, as long as they are no more than a reply can be."""
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > _MAX_REPLY_BYTES:
+            raise _too_long()
+        yield chunk
+
+
+def _too_long() -> Failure:
+    return Failure(Kind.SERVER, f"the reply is longer than {_MAX_REPLY_BYTES} bytes")
+
+
+def _costing(failure: Failure, meter: Meter) -> Failure:
+    """The failure with the tokens that were seen to come, where the server has not counted them."""
+    if failure.usage is None and meter.chunks:
+        failure.usage = Usage(completion=meter.chunks)
+    return failure
 
 
 def _retry_after(value: str | None) -> float | None:

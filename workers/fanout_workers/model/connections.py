@@ -17,6 +17,8 @@ import httpx
 import yarl
 from httpx_aiohttp import AiohttpTransport
 
+from fanout_workers.model.posting import Poster
+
 #: vLLM closes an idle connection after 5 s; ours must be gone before.
 _KEEPALIVE_S = 4.0
 _CONNECT_S = 10.0
@@ -41,6 +43,9 @@ class Answer(Protocol):
     def chunks(self) -> AsyncIterator[bytes]:
         """The body, decompressed, as it comes."""
 
+    def whole(self) -> bytes | None:
+        """The body, if all of it is there already and nothing of it has been read."""
+
     async def aclose(self) -> None:
         """Give the connection back; a body that was not read to its end is aborted."""
 
@@ -50,10 +55,16 @@ class Connections(AiohttpTransport):
 
     client: aiohttp.ClientSession
 
+    def __init__(self, client: aiohttp.ClientSession, timeout: aiohttp.ClientTimeout) -> None:
+        super().__init__(client=client)
+        self._poster = Poster(client, timeout)
+
     async def request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> Answer:
         """The reply to one request; raises aiohttp's errors."""
+        if method == "POST" and body is not None and self._poster.takes(url):
+            return await self._poster.post(url, headers, body)
         return _AiohttpAnswer(
             await self.client.request(
                 method,
@@ -67,13 +78,14 @@ class Connections(AiohttpTransport):
 
 def open_transport() -> Connections:
     """Connections for any number of requests; to be made and closed on the running event loop."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
     session = aiohttp.ClientSession(
         # limit=0: permits limit what is in flight, and a second limit would only hide there.
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+        timeout=timeout,
     )
-    return Connections(client=session)
+    return Connections(session, timeout)
 
 
 async def answer_to(
@@ -106,6 +118,9 @@ class _AiohttpAnswer:
     def chunks(self) -> AsyncIterator[bytes]:
         return self._response.content.iter_any()
 
+    def whole(self) -> bytes | None:
+        return None
+
     async def aclose(self) -> None:
         self._response.release()
         await self._response.wait_for_close()
@@ -119,6 +134,9 @@ class _HttpxAnswer:
 
     def chunks(self) -> AsyncIterator[bytes]:
         return self._response.aiter_bytes()
+
+    def whole(self) -> bytes | None:
+        return None
 
     async def aclose(self) -> None:
         await self._response.aclose()

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from fanout import Failure, Kind
-from fanout_workers.model.replies import RAW_LIMIT, error_message
+from fanout_workers.model.replies import RAW_LIMIT, error_in
 
 
 @dataclass(slots=True)
@@ -54,8 +54,9 @@ class StreamedReply:
             ) from None
         if not isinstance(chunk, dict):
             raise Failure(Kind.SERVER, "a chunk of the stream is no object", raw=self._raw())
-        if chunk.get("error"):
-            raise Failure(Kind.SERVER, error_message(data), raw=self._raw())
+        if failure := error_in(chunk):
+            failure.raw = self._raw() or failure.raw
+            raise failure
         for key in ("model", "usage", "metrics", "timings"):
             if chunk.get(key) is not None:
                 self._body[key] = chunk[key]
@@ -66,7 +67,8 @@ class StreamedReply:
             delta = delta if isinstance(delta, dict) else {}
             self._take(self._content, delta.get("content"))
             self._take(self._reasoning, delta.get("reasoning") or delta.get("reasoning_content"))
-            self._finish = choice.get("finish_reason") or self._finish
+            # The first counts: what some servers send behind it says stop once more.
+            self._finish = self._finish or choice.get("finish_reason")
 
     def body(self) -> dict[str, Any]:
         """The whole reply in the form of one that was not streamed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
@@ -38,6 +39,8 @@ class Order(NamedTuple):
     timed_out: Callable[..., Any] | None
     soft_limit: float | None
     hard_limit: float | None
+    #: Runs the task without the tracer, which is then only called for what it raises.
+    direct: Callable[[], Coroutine[Any, Any, Any]] | None = None
 
 
 class Job:
@@ -70,7 +73,9 @@ class Job:
         self._notify = notify
         self._end = threading.Lock()
         self._value: Any = None
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
+        #: When its function was started, of the monotonic clock.
+        self.started = 0.0
         self._task: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._soft_due = False
@@ -90,10 +95,16 @@ class Job:
 
     # The tracer's side, on the hub's thread.
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its function has run without the tracer."""
+        return self.order.direct is not None and self.returned
+
     def begin(self, function: Callable[[], Any], context: Context, *, is_async: bool) -> None:
         """Start `function` in `context`; see `tracing.Body`."""
         if self.returned:  # a task class whose __call__ calls run() more than once
             self._end, self.booked, self.returned = threading.Lock(), False, False
+        self.started = time.monotonic()
         if is_async:
             # Called here, so that wrong arguments raise in the tracer.
             self._post_launch(function(), context)
@@ -104,8 +115,8 @@ class Job:
 
     def result(self) -> Any:
         """What the function returned; raises what it raised."""
-        value, error = self._value, self._error
-        self._value = self._error = None
+        value, error = self._value, self.error
+        self._value = self.error = None
         if error is None:
             return value
         try:
@@ -146,8 +157,13 @@ class Job:
             coroutine.close()
             self.finish(None, None)
             return
-        if not self._timers:
-            self._arm()
+        try:
+            if not self._timers:
+                self._arm()
+        except Exception as error:  # noqa: BLE001 - a time limit that is none, from elsewhere
+            coroutine.close()
+            self.finish(None, error)
+            return
         self._task = self._loop.spawn(JobCoroutine(coroutine, self), context)
 
     def finish(self, value: Any, error: BaseException | None) -> None:
@@ -156,7 +172,7 @@ class Job:
             if isinstance(error, SoftLimit):
                 # In place of the cross-breed, what the task's code and the result store know.
                 error = SoftTimeLimitExceeded(*error.args).with_traceback(error.__traceback__)
-            self._value, self._error = value, error
+            self._value, self.error = value, error
         self.returned = True
         self._task = None  # its context holds the tracer, which holds this
         if self._timers:

@@ -6,6 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from celery.worker import state
 from greenlet import GreenletExit
 from kombu.asynchronous import get_event_loop
 
+from .direct import direct_call
 from .job import Job, Notice, Order
 from .loop import LoopThread
 from .mailbox import Bell, Mailbox
@@ -97,6 +99,7 @@ class AsyncPool(BasePool):
             timed_out=timeout_callback,
             soft_limit=soft_timeout or self.options.get("soft_timeout"),
             hard_limit=timeout or self.options.get("timeout"),
+            direct=direct_call(self.app.tasks.get(args[0]), args),
         )
         job = Job(order, self._loop, self._threads, self._notify)
         self._waiting.append(job)
@@ -180,7 +183,11 @@ class AsyncPool(BasePool):
     def _start(self, job: Job) -> None:
         self._running.add(job)
         _tell(job.order.accepted, os.getpid(), time.monotonic())
-        if not job.ended:  # else revoked while it waited; its notice is on the way
+        if job.ended:  # revoked while it waited; its notice is on the way
+            return
+        if job.order.direct is not None:
+            job.begin(job.order.direct, Context(), is_async=True)
+        else:
             job.tracer = Tracer(job.order.trace, job)
             self._advance(job, job.tracer)
 
@@ -201,11 +208,20 @@ class AsyncPool(BasePool):
             self._leave(job)
         elif job.verdict is None:
             job.booked = True
-            if job.tracer is not None:
+            if job.order.direct is not None:
+                self._conclude(job)
+            elif job.tracer is not None:
                 self._advance(job, job.tracer)
         else:
             job.booked = True
             self._condemn(job, job.verdict)
+
+    def _conclude(self, job: Job) -> None:
+        if job.error is None:
+            _tell(job.order.succeeded, (0, "None", time.monotonic() - job.started))
+        else:  # the tracer knows what has to follow from it
+            job.tracer = Tracer(job.order.trace, job)
+            self._advance(job, job.tracer)
 
     def _condemn(self, job: Job, verdict: BaseException) -> None:
         if isinstance(verdict, TimeLimitExceeded):

@@ -44,6 +44,10 @@ class Body(Protocol):
 
     name: str
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the function has run already, without the tracer."""
+
     def begin(self, function: Callable[[], Any], context: Context, *, is_async: bool) -> None:
         """Start `function` in `context`; a coroutine function on the loop, others in a thread."""
 
@@ -73,11 +77,12 @@ class Tracer(greenlet):
 
     def perform(self, function: Callable[[], Any], *, is_async: bool) -> Any:
         """Called in the greenlet, in place of the task's function."""
-        # A copy of the tracer's context, so that what task_prerun has set reaches the task.
-        context = copy_context()
-        context.run(_owner.set, self)
-        self.body.begin(function, context, is_async=is_async)
-        _park(self)
+        if not self.body.is_over:
+            # A copy of the tracer's context: what task_prerun has set has to reach the task.
+            context = copy_context()
+            context.run(_owner.set, self)
+            self.body.begin(function, context, is_async=is_async)
+            _park(self)
         try:
             return self.body.result()
         except BaseException as error:

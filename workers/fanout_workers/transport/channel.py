@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -16,12 +15,14 @@ import redis as redis_py
 from kombu.log import get_logger
 from kombu.transport import redis
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
+from kombu.utils.json import dumps
 from kombu.utils.scheduling import round_robin_cycle
 
 from .broker import Keys
 from .custody import Custody, custody_of
+from .form import problem_of
 from .holdings import Place
+from .message import Message, read_envelope
 from .qos import QoS
 from .scripts import FETCH
 
@@ -31,6 +32,8 @@ logger = get_logger(__name__)
 BATCH = 64
 #: Acknowledgements in one fetch, at most.
 _ACKS = 1000
+#: How many of what is no message are told one by one.
+_TOLD = 20
 #: How long the hub may be kept by one batch of deliveries, in seconds.
 _SLICE_S = 0.05
 #: What redis-py's parser gives for a message that is not a reply.
@@ -49,6 +52,18 @@ class Channel(redis.Channel):
     """A channel that pops and notes messages in one step, and remembers them over connections."""
 
     QoS = QoS
+    Message = Message
+
+    #: Redis stream (under the key prefix) of what was in a queue and is no message; None = they are
+    #: dropped. How many of them are kept, and how many bytes a message may have.
+    dead_letter_key: str | None = None
+    dead_letter_limit = 1000
+    longest_message = 2**26
+
+    from_transport_options: Any = (
+        *redis.Channel.from_transport_options,
+        *("dead_letter_key", "dead_letter_limit", "longest_message"),
+    )
 
     #: Whether Celery's or kombu's hub drives this channel; otherwise, it is `drain_events`.
     has_hub = False
@@ -66,6 +81,7 @@ class Channel(redis.Channel):
         self._sent_acks: list[str] = []
         self._sent_queues: list[str] = []
         self._sent_want = 0
+        self._discarded = 0
         #: There may be messages, because the last fetch has not emptied the queues, ...
         self._more = True
         #: ... or because Redis says that one of them has changed since.
@@ -81,6 +97,9 @@ class Channel(redis.Channel):
             unacked_index=self.global_keyprefix + self.unacked_index_key,
             sep=self.sep,
             priority_steps=tuple(self.priority_steps),
+            dead=self.global_keyprefix + self.dead_letter_key if self.dead_letter_key else None,
+            dead_limit=self.dead_letter_limit,
+            longest=self.longest_message,
         )
         return custody_of(self._connparams(), keys, self.visibility_timeout)
 
@@ -133,7 +152,8 @@ class Channel(redis.Channel):
         """Ask Redis for what there is room for, and tell it what it has to know."""
         if self._closing:
             return
-        if self.serves and self.custody.holdings.returns:
+        holdings = self.custody.holdings
+        if self.serves and (holdings.returns or holdings.discards):
             self.custody.flush()
         if not self._in_poll and (self._has_errands() or self._is_due()):
             self.connection.cycle._register_BRPOP(self)
@@ -168,15 +188,53 @@ class Channel(redis.Channel):
         until = monotonic() + _SLICE_S
         delivered = False
         while self._arrivals:
-            arrival = self._arrivals.popleft()
-            if arrival.queue in self.connection._callbacks:
-                self.connection._deliver(arrival.message, arrival.queue)
-            else:  # cancelled meanwhile
-                self._give_back(arrival)
+            self._hand_over(self._arrivals.popleft())
             delivered = True
             if one or monotonic() > until:
                 break
         return delivered
+
+    def _hand_over(self, arrival: Arrival) -> None:
+        if arrival.queue not in self.connection._callbacks:  # cancelled meanwhile
+            self._give_back(arrival)
+            return
+        try:
+            self.connection._deliver(arrival.message, arrival.queue)
+        except (OSError, MemoryError, redis_py.RedisError):
+            raise
+        except Exception as error:  # noqa: BLE001
+            # Celery takes apart what anybody may have written, and stumbles in a hundred ways. An
+            # exception from here would end the worker, or its connection, with each delivery.
+            raw = dumps(arrival.message).encode()
+            self._discard(arrival.queue, f"{type(error).__name__}: {error}", raw, arrival.tag)
+
+    def discard(self, message: Any, reason: str) -> None:
+        """Keep a message that was delivered, and cannot be used, as a dead letter.
+
+        Args:
+            message: what the consumer got.
+            reason: why, without anything of its contents.
+        """
+        tag = message.delivery_tag
+        queue = self.custody.holdings.held.get(tag, "?")
+        self._discard(queue, reason, dumps(message._raw).encode(), tag)
+
+    def _discard(self, queue: str, reason: str, raw: bytes, tag: str | None = None) -> None:
+        """Keep what is no message as a dead letter, and say so, without its contents."""
+        self.qos._delivered.pop(tag, None)
+        self.custody.holdings.discard(queue, reason[:500], raw, tag)
+        self._discarded += 1
+        if self._discarded <= _TOLD or self._discarded % 1000 == 0:
+            logger.critical(
+                "What was in the queue %r is no message (%.200s; %d bytes); it is %s. No. %d of "
+                "this connection",
+                *(queue, reason, len(raw), self._fate_of_discards, self._discarded),
+            )
+        self.tell()
+
+    @property
+    def _fate_of_discards(self) -> str:
+        return f"kept in {self.dead_letter_key}" if self.dead_letter_key else "dropped"
 
     def _has_errands(self) -> bool:
         # Also for what has arrived and is not delivered: the reply brings the hub back soon.
@@ -222,7 +280,8 @@ class Channel(redis.Channel):
         self._in_poll = connection
         self._brpop_sent_at = monotonic()
         connection.send_command(
-            *("EVALSHA", self._script, len(keys), *keys, want, fair, notes, *self._sent_acks),
+            *("EVALSHA", self._script, len(keys), *keys, want, fair, notes),
+            *(*self.custody.broker.keys.limits, *self._sent_acks),
             check_health=False,
         )
 
@@ -270,14 +329,15 @@ class Channel(redis.Channel):
         holdings, delivered = self.custody.holdings, self.qos._delivered
         arrivals = []
         for position, raw in zip(reply[::2], reply[1::2], strict=True):
-            queue = queues[(abs(position) - 3) % len(queues)]
+            queue = queues[(abs(position) - 4) % len(queues)]
             self._queue_cycle.rotate(queue)
-            message, tag = self._decode(queue, raw)
+            message = self._decode(queue, raw)
             if message is None:
                 continue
             if queue not in self._noted_queues:
                 arrivals.append(Arrival(queue, None, message))
                 continue
+            tag = message["properties"]["delivery_tag"]
             if position < 0:
                 info = message["properties"].get("delivery_info") or {}
                 self.custody.broker.note(
@@ -288,14 +348,24 @@ class Channel(redis.Channel):
                 arrivals.append(Arrival(queue, tag, message))
         return arrivals
 
-    def _decode(self, queue: str, raw: bytes) -> tuple[dict[str, Any] | None, str]:
+    def _decode(self, queue: str, raw: bytes) -> dict[str, Any] | None:
+        """The message, or None for what is none, which is a dead letter then."""
+        if not raw:
+            logger.critical(
+                "A message in the queue %r is empty or longer than %d bytes; it is %s",
+                *(queue, self.longest_message, self._fate_of_discards),
+            )
+            return None
         try:
-            # kombu's hook for values that JSON does not know makes it three times as slow.
-            message = loads(raw) if b'"__type__"' in raw else json.loads(raw.decode())
-            return message, message["properties"]["delivery_tag"]
-        except (ValueError, TypeError, KeyError):
-            logger.critical("What was in the queue %r is no message: %.4096r", queue, raw)
-            return None, ""
+            message = read_envelope(raw)
+        except Exception as error:  # noqa: BLE001 - the hook's, too, and RecursionError
+            self._discard(queue, type(error).__name__, raw)
+            return None
+        if problem := problem_of(message):
+            self._discard(queue, problem, raw)
+            return None
+        found: dict[str, Any] = message
+        return found
 
     def _give_back(self, arrival: Arrival) -> None:
         if arrival.tag is None:

@@ -14,7 +14,7 @@ import redis
 from kombu.log import get_logger
 
 from .broker import Broker, Keys
-from .holdings import Holdings
+from .holdings import Holdings, Place
 
 logger = get_logger(__name__)
 
@@ -101,6 +101,23 @@ class Custody:
         except BaseException:
             self.holdings.put_returns(returns)
             raise
+        if not (discards := self.holdings.take_discards()):
+            return
+        try:
+            self.broker.discard(discards)
+        except BaseException:
+            self.holdings.put_discards(discards)
+            raise
+
+    def abandon(self, *, counted: Collection[str] = ()) -> None:
+        """Give everything back from any thread, because this process is about to end itself.
+
+        Args:
+            counted: delivery tags of what may be the cause.
+        """
+        for tag in list(self.holdings.held):
+            self.holdings.give_back(tag, Place.FRONT, counted=tag in counted)
+        self.flush()
 
     def close(self) -> None:
         """The process ends: give everything back."""
@@ -189,8 +206,13 @@ def running_tags() -> Collection[str] | None:
     return {tag for found in properties if (tag := found.get("delivery_tag"))}
 
 
+def custodies() -> list[Custody]:
+    """All of this process."""
+    return list(_all.values())
+
+
 def _close_all() -> None:
-    for custody in list(_all.values()):
+    for custody in custodies():
         custody.close()
 
 

@@ -31,6 +31,16 @@ class Return(NamedTuple):
     tag: str
     queue: str
     place: Place
+    #: Whether it may be what ended its worker, which is then counted in the message.
+    counted: bool = False
+
+
+class Discard(NamedTuple):
+    """What was in a queue and is no message."""
+
+    queue: str
+    reason: str
+    message: bytes
 
 
 class _Trace(weakref.ref[Any]):
@@ -74,6 +84,9 @@ class Holdings:
         #: Acknowledged here, and not yet known to be so in Redis.
         self.acks: deque[str] = deque()
         self.returns: deque[Return] = deque()
+        self.discards: deque[Discard] = deque()
+        #: How many messages there have been.
+        self.admitted = 0
         self._running = running
         self._remembered = remembered
         self._settled: dict[str, str] = {}
@@ -81,7 +94,7 @@ class Holdings:
     @property
     def has_errands(self) -> bool:
         """Whether Redis has still to be told something."""
-        return bool(self.acks or self.returns)
+        return bool(self.acks or self.returns or self.discards)
 
     def admit(self, tag: str, queue: str) -> bool:
         """Take a message that was handed out; False if it is the redelivery of one that is here.
@@ -96,6 +109,7 @@ class Holdings:
             return False
         self.lost.pop(tag, None)
         self.held[tag] = queue
+        self.admitted += 1
         return True
 
     def settle(self, tag: str) -> None:
@@ -110,12 +124,18 @@ class Holdings:
             with suppress(StopIteration, KeyError, RuntimeError):  # another thread was faster
                 del self._settled[next(iter(self._settled))]
 
-    def give_back(self, tag: str, place: Place) -> None:
+    def give_back(self, tag: str, place: Place, *, counted: bool = False) -> None:
         """The message shall be handed out again, to anybody."""
         queue = self.held.pop(tag, None)
         self.lost.pop(tag, None)
         if queue is not None:
-            self.returns.append(Return(tag, queue, place))
+            self.returns.append(Return(tag, queue, place, counted))
+
+    def discard(self, queue: str, reason: str, message: bytes, tag: str | None = None) -> None:
+        """What was in a queue is no message; `tag` if it was handed out nevertheless."""
+        if tag is not None:
+            self.settle(tag)
+        self.discards.append(Discard(queue, reason, message))
 
     def lose(self, delivered: Mapping[str, Any | None]) -> None:
         """The connection that brought these messages is lost; None for one that nobody has seen."""
@@ -154,6 +174,14 @@ class Holdings:
     def put_returns(self, returns: Iterable[Return]) -> None:
         """Redis has perhaps not been told of these."""
         self.returns.extend(returns)
+
+    def take_discards(self) -> list[Discard]:
+        """All that is to become a dead letter."""
+        return _taken(self.discards, len(self.discards))
+
+    def put_discards(self, discards: Iterable[Discard]) -> None:
+        """Redis has perhaps not been told of these."""
+        self.discards.extend(discards)
 
     def _is_cared_for(self, tag: str) -> bool:
         trace = self.lost.get(tag)

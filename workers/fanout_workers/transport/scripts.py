@@ -3,7 +3,10 @@
 Keys and values are kombu's own: a list a queue and priority, the hash `unacked` of
 `[message, exchange, routing key]` by delivery tag, the sorted set `unacked_index` of delivery
 tags by the time at which they were handed out. Times are the server's, so that clocks of workers
-need not agree.
+need not agree. The stream of what is no message is ours.
+
+Each script that writes begins with a deletion, also where there is nothing to delete: a server
+that is full lets a script go on that has written, and all of these free memory or move it.
 """
 
 from __future__ import annotations
@@ -13,25 +16,41 @@ local time = redis.call('TIME')
 local now = string.format('%d.%06d', time[1], time[2])
 """
 
+#: Adds what is no message to the stream of dead letters: function(key, limit, queue, reason,
+#: message). A failure is ignored, because nothing else must wait for it.
+_BURY = """
+local function bury(dead, limit, queue, reason, message)
+  if tonumber(limit) > 0 then
+    redis.pcall('XADD', dead, 'MAXLEN', '~', limit, '*', 'queue', queue, 'reason', reason,
+      'bytes', #message, 'message', string.sub(message, 1, 65536))
+  end
+end
+"""
+
 #: Settles what was acknowledged, then hands out messages and notes them as unacknowledged.
 #:
-#: KEYS: unacked, unacked_index, then the lists of all queues for each priority, highest first.
+#: KEYS: unacked, unacked_index, dead letters, then the lists of all queues for each priority,
+#: highest first.
 #: ARGV: how many to hand out; 1 to share them between the queues of a priority or 0 to empty one
 #: after the other; for each queue 1 to note its messages or 0 (a consumer without
-#: acknowledgements), as one string; then the delivery tags to settle.
+#: acknowledgements), as one string; bytes of the longest message; dead letters kept at most; then
+#: the delivery tags to settle.
 #: Returns [position in KEYS, message, ...], the position negative where the message could not be
-#: noted because Lua cannot read it.
+#: noted because Lua cannot read it. An empty or too long one is a dead letter already, and its
+#: place in the reply is empty: it must not fill the memory of one consumer after the other.
 #:
 #: Where the queues were emptied, it ends with a read of all of them: Redis then tells a client
 #: that tracks keys of the next change.
 FETCH = (
     _NOW
+    + _BURY
     + """
-local unacked, index, first = KEYS[1], KEYS[2], 3
+local unacked, index, first = KEYS[1], KEYS[2], 4
 local want, fair, noting = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
+local longest, limit = tonumber(ARGV[4]), ARGV[5]
 local width = #noting
 -- Also without tags, because these fail, before anything is taken, where a key is of a wrong type.
-local tags = #ARGV > 3 and {unpack(ARGV, 4)} or {''}
+local tags = #ARGV > 5 and {unpack(ARGV, 6)} or {''}
 redis.call('HDEL', unacked, unpack(tags))
 redis.call('ZREM', index, unpack(tags))
 
@@ -47,7 +66,8 @@ local function note(message)
   local function text(value)
     return cjson.encode(type(value) == 'string' and value or '')
   end
-  redis.call('HSET', unacked, tag,
+  -- The first one stays: another one with its tag must not take its place.
+  redis.call('HSETNX', unacked, tag,
     '[' .. message .. ', ' .. text(info.exchange) .. ', ' .. text(info.routing_key) .. ']')
   redis.call('ZADD', index, now, tag)
   return true
@@ -56,7 +76,13 @@ local function take(key, count)
   local taken = redis.call('RPOP', KEYS[key], count) or {}
   local place = (key - first) % width + 1
   for _, message in ipairs(taken) do
-    local noted = string.sub(noting, place, place) == '0' or note(message)
+    local noted = string.sub(noting, place, place) == '0'
+    if #message == 0 or #message > longest then
+      bury(KEYS[3], limit, KEYS[key], 'empty or too long', message)
+      message, noted = '', false
+    elseif not noted then
+      noted = note(message)
+    end
     out[#out + 1] = noted and key or -key
     out[#out + 1] = message
   end
@@ -95,6 +121,7 @@ return out
 RENEW = (
     _NOW
     + """
+redis.call('ZREM', KEYS[1], '')
 local scores = {}
 for _, tag in ipairs(ARGV) do
   scores[#scores + 1] = now
@@ -141,3 +168,33 @@ for queue = 3, #KEYS do
 end
 return 1
 """
+
+#: Makes a dead letter of what is no message, and forgets that it was handed out.
+#: KEYS: unacked, unacked_index, dead letters. ARGV: delivery tag of an entry of `unacked` that is
+#: to be removed, or empty; the entry, or what was in a queue; dead letters kept at most; queue;
+#: reason. Returns 1 unless there is no such entry any more.
+DISCARD = (
+    _BURY
+    + """
+local tag, message = ARGV[1], ARGV[2]
+local asked = tag ~= ''
+if not asked then
+  local ok, decoded = pcall(cjson.decode, message)
+  local properties = ok and type(decoded) == 'table' and decoded.properties
+  tag = type(properties) == 'table' and properties.delivery_tag
+end
+if type(tag) == 'string' then
+  local entry = redis.call('HGET', KEYS[1], tag)
+  -- The tag may be that of another one.
+  if entry and (entry == message or string.sub(entry, 1, #message + 1) == '[' .. message) then
+    redis.call('HDEL', KEYS[1], tag)
+    redis.call('ZREM', KEYS[2], tag)
+  elseif asked then
+    return 0
+  end
+end
+redis.call('HDEL', KEYS[1], '')
+bury(KEYS[3], ARGV[3], ARGV[4], ARGV[5], message)
+return 1
+"""
+)

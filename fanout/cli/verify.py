@@ -1,0 +1,155 @@
+"""`fanout verify`: whether an output holds exactly one record for everything submitted."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import orjson
+from cyclopts import Parameter
+from rich.table import Table
+
+from fanout import aio
+from fanout.cli import options
+from fanout.cli.console import note, plain, stdout
+from fanout.cli.exits import Exit
+from fanout.cli.extract import documents
+from fanout.client import Ledger, connect
+from fanout.client.audit import Audit
+from fanout.client.jobfile import JobFile
+from fanout.errors import JobError, Unavailable, UsageError
+from fanout.inputs import InputError
+from fanout.store import Checkpoint, Counts
+from fanout.wire import STATUSES
+
+
+def verify(
+    *what: Annotated[
+        str, Parameter(required=True, help="The output; before it the job's id, if you like.")
+    ],
+    input: Annotated[  # noqa: A002 - the option's name
+        tuple[str, ...],
+        Parameter(help="The input, to compare with; default: as in the job file.", negative=""),
+    ] = (),
+    redis: options.Redis = None,
+    json: Annotated[bool, Parameter(negative="", help="Print JSON on stdout.")] = False,
+) -> int:
+    """Check that an output holds exactly one record for everything that was submitted.
+
+    The counts are compared with Redis, or with the job file where Redis is away or has forgotten
+    the job; the records' hashes with the input, where it can be read again. Exit code 3 when
+    something is missing, twice or different.
+
+    Example: fanout verify out.jsonl
+    """
+    if len(what) > 2:
+        raise UsageError("verify takes an output, and before it a job's id at most")
+    job, output = (what[0], what[1]) if len(what) == 2 else (None, what[0])
+    file = JobFile.load(output)
+    if file is None and job is None:
+        raise UsageError(f"there is no job file {output}.job: name the job, `verify JOB {output}`")
+    if file is not None and job not in (None, file.job):
+        raise UsageError(f"{output} is the output of job {file.job}, not of {job}")
+    if not os.path.exists(output) and not os.path.exists(f"{output}.partial.jsonl"):
+        raise UsageError(f"{output} does not exist")
+    audit = Audit(output, _elsewhere(file))
+    audit.look()
+    upto = aio.run(_judged(audit, redis, job or (file.job if file else ""), file))
+    if (docs := _input(file, input)) is not None:
+        aio.run(audit.compare(docs, upto))
+    if json:
+        print(orjson.dumps(_figures(audit)).decode())  # noqa: T201 - asked for
+    else:
+        stdout.print(_table(audit))
+    return Exit.CLEAN if audit.holds else Exit.INCOMPLETE
+
+
+async def _judged(audit: Audit, redis: str | None, job: str, file: JobFile | None) -> Checkpoint:
+    """Compare with whoever knows the job; how far its input had been submitted."""
+    try:
+        async with connect(redis) as fo:
+            info = await fo.store.get(job)
+            audit.agree("Redis", _by_status(info.counts), info.counts.submitted)
+            audit.waits(info.counts.open, await fo.store.unread(job))
+            return info.input
+    except (Unavailable, JobError) as error:
+        if file is None:
+            raise
+        note(f"{error}: compared with the job file")
+    audit.agree(
+        "the job file",
+        file.counts if file.state == "complete" else dict(audit.counts),
+        file.documents,
+    )
+    if file.state == "open":
+        audit.note("not complete", f"job {file.job} is open")
+    return file.checkpoint
+
+
+def _by_status(counts: Counts) -> dict[str, int]:
+    return {status: getattr(counts, status) for status in STATUSES}
+
+
+def _elsewhere(file: JobFile | None) -> Ledger | None:
+    if file is None or file.elsewhere is None:
+        return None
+    ledger = Ledger(file.elsewhere.bitmap())
+    ledger.counts.update(file.elsewhere.counts)
+    return ledger
+
+
+def _input(file: JobFile | None, named: tuple[str, ...]) -> Any:
+    reading = file.reading if file is not None else {}
+    if named:
+        return documents(named, reading)
+    if file is None or not file.inputs or file.spec.kind != "extract":
+        return None
+    paths = [entry.path for entry in file.inputs]
+    if file.accepted:
+        note("the input was changed on the way, and is not compared")
+        return None
+    if "-" in paths or (file.folder != os.getcwd() and not all(map(os.path.isabs, paths))):
+        note("the input cannot be read again from here, and is not compared: --input names it")
+        return None
+    try:
+        return documents(paths, reading)
+    except InputError as error:
+        note(f"{error}: the input is not compared")
+        return None
+
+
+def _figures(audit: Audit) -> dict[str, Any]:
+    return {
+        "output": audit.output,
+        "holds": audit.holds,
+        "submitted": audit.submitted,
+        "records": audit.records,
+        "elsewhere": audit.elsewhere,
+        "by_status": {status: audit.counts[status] for status in STATUSES},
+        "compared_with": audit.judge,
+        "documents_compared": audit.compared,
+        "troubles": {
+            name: {"count": trouble.count, "first": trouble.first}
+            for name, trouble in audit.troubles.items()
+        },
+    }
+
+
+def _table(audit: Audit) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", justify="right")
+    table.add_column(overflow="fold")
+    counts = "   ".join(f"{audit.counts[s]:,} {s}" for s in STATUSES if audit.counts[s])
+    table.add_row("submitted", f"{audit.submitted:,}   (by {audit.judge})")
+    table.add_row("records", f"{audit.records:,}   {counts}")
+    if audit.elsewhere:
+        table.add_row("elsewhere", f"{audit.elsewhere:,} records were written to another output")
+    compared = "not compared" if audit.compared is None else f"{audit.compared:,} documents"
+    table.add_row("input", compared)
+    for name, trouble in audit.troubles.items():
+        more = ", …" if trouble.count > len(trouble.first) else ""
+        places = f"   {plain(', '.join(trouble.first), 300)}{more}" if trouble.first else ""
+        table.add_row(name, f"{trouble.count:,}{places}", style="red")
+    if audit.holds:
+        table.add_row("verified", "every document has exactly one record", style="green")
+    return table
