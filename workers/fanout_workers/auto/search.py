@@ -9,6 +9,11 @@ from fanout_workers.auto.window import Window
 
 #: Factors of the probes while refining, and while holding.
 _REFINE, _HOLD = (1.12, 1.08), 1.08
+#: A probe upwards that gains something, but not enough to tell from the noise, is followed by one
+#: twice as wide (in ln N), up to this factor: on a curve that rises slowly, small steps never show
+#: a gain, and together they are worth many percent.
+_WIDEST = 1.5
+_HOPE = 0.0
 #: D between two probes while holding, at first; twice as long whenever nothing is found.
 _REST_D, _LONGEST_REST_D = 3.0, 40.0
 #: How long the outcome of a turn counts, in D.
@@ -31,6 +36,7 @@ class Search:
         self._upward = True
         self._failed = 0
         self._given = 0.0
+        self._reach = 1.0
         self._rest_d = _REST_D
         self._rested_at = -math.inf
         self._turns: dict[tuple[int, int], list[tuple[float, float]]] = {}
@@ -39,7 +45,7 @@ class Search:
         """Begin anew with large steps, upwards."""
         self.probe = None
         self.steps, self._upward, self._failed = list(_REFINE), True, 0
-        self._given = 0.0
+        self._given, self._reach = 0.0, 1.0
 
     def hold(self, at: float) -> None:
         """Rest from now on."""
@@ -65,7 +71,9 @@ class Search:
         factor = self.steps[0] if self.steps else _HOLD
         since = at - _REMEMBERED_D * window.duration_s
         if self._upward:
-            other = max(n + 1, round(n * factor))
+            other = max(n + 1, round(n * max(factor, self._reach)))
+            if other > limit and self._reach > factor:
+                other = max(n + 1, min(other, math.floor(limit)))
             if other > limit:
                 return False
             self.probe = Probe(n, other, GAIN, self._known(since, n, other, 1), patient)
@@ -82,6 +90,9 @@ class Search:
         sign = 1 if probe.other > probe.base else -1
         pair = min(probe.base, probe.other), max(probe.base, probe.other)
         self._turns.setdefault(pair, []).extend((at, sign * delta) for delta in probe.deltas)
+        if self._upward and not verdict.accepted and self._widen(probe, verdict):
+            self.probe, self._rested_at = None, at
+            return False
         if not verdict.accepted:
             self.failed(at)
             return False
@@ -91,6 +102,15 @@ class Search:
         self._rested_at, self._rest_d = at, _REST_D
         rising = verdict.delta > _RISING * math.log(probe.other / probe.base)
         return self._upward and rising
+
+    def _widen(self, probe: Probe, verdict: Verdict) -> bool:
+        """Whether the next probe upwards is to be a wider one."""
+        factor = probe.other / probe.base
+        if verdict.delta <= _HOPE or factor > _WIDEST / 1.05:
+            self._reach = 1.0
+            return False
+        self._reach = min(_WIDEST, factor**2)
+        return True
 
     def failed(self, at: float) -> None:
         """Nothing was found in this direction."""
