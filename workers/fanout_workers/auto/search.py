@@ -13,7 +13,6 @@ _REFINE, _HOLD = (1.12, 1.08), 1.08
 #: twice as wide (in ln N), up to this factor: on a curve that rises slowly, small steps never show
 #: a gain, and together they are worth many percent.
 _WIDEST = 1.5
-_HOPE = 0.0
 #: D between two probes while holding, at first; twice as long whenever nothing is found.
 _REST_D, _LONGEST_REST_D = 3.0, 40.0
 #: How long the outcome of a turn counts, in D.
@@ -36,7 +35,7 @@ class Search:
         self._upward = True
         self._failed = 0
         self._given = 0.0
-        self._reach = 1.0
+        self._reach, self._hope = 1.0, 0.0
         self._rest_d = _REST_D
         self._rested_at = -math.inf
         self._turns: dict[tuple[int, int], list[tuple[float, float]]] = {}
@@ -45,7 +44,7 @@ class Search:
         """Begin anew with large steps, upwards."""
         self.probe = None
         self.steps, self._upward, self._failed = list(_REFINE), True, 0
-        self._given, self._reach = 0.0, 1.0
+        self._given, self._reach, self._hope = 0.0, 1.0, 0.0
 
     def hold(self, at: float) -> None:
         """Rest from now on."""
@@ -106,10 +105,11 @@ class Search:
     def _widen(self, probe: Probe, verdict: Verdict) -> bool:
         """Whether the next probe upwards is to be a wider one."""
         factor = probe.other / probe.base
-        if verdict.delta <= _HOPE or factor > _WIDEST / 1.05:
-            self._reach = 1.0
+        if verdict.delta <= self._hope or factor > _WIDEST / 1.05:
+            self._reach, self._hope = 1.0, 0.0
             return False
         self._reach = min(_WIDEST, factor**2)
+        self._hope = verdict.delta / 2
         return True
 
     def failed(self, at: float) -> None:
