@@ -22,7 +22,7 @@ _SURE = 1.6
 #: Turns at the other N, at most.
 _TURNS = 4
 #: A gain that is worth a larger N, and a loss that a smaller N may cost.
-GAIN, LOSS = 0.02, 0.015
+GAIN, LOSS = 0.02, 0.01
 
 
 @dataclass(frozen=True, slots=True)

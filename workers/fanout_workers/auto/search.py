@@ -18,7 +18,7 @@ _REST_D, _LONGEST_REST_D = 3.0, 40.0
 #: How long the outcome of a turn counts, in D.
 _REMEMBERED_D = 40.0
 #: Elasticity at which a probe upwards has found that the ramp ended too early.
-_RISING = 0.35
+_RISING = 0.25
 
 
 class Search:
