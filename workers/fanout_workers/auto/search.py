@@ -50,6 +50,7 @@ class Search:
         """Rest from now on."""
         self.probe, self.steps = None, []
         self._rested_at, self._failed = at, 0
+        self._reach, self._hope = 1.0, 0.0
 
     def forget(self) -> None:
         """The work or the server has changed: nothing of it holds any more."""
@@ -70,9 +71,8 @@ class Search:
         factor = self.steps[0] if self.steps else _HOLD
         since = at - _REMEMBERED_D * window.duration_s
         if self._upward:
-            other = max(n + 1, round(n * max(factor, self._reach)))
-            if other > limit and self._reach > factor:
-                other = max(n + 1, min(other, math.floor(limit)))
+            wide = min(n * self._reach, math.floor(limit))
+            other = max(n + 1, round(max(n * factor, wide)))
             if other > limit:
                 return False
             self.probe = Probe(n, other, GAIN, self._known(since, n, other, 1), patient)
@@ -106,7 +106,6 @@ class Search:
         """Whether the next probe upwards is to be a wider one."""
         factor = probe.other / probe.base
         if verdict.delta <= self._hope or factor > _WIDEST / 1.05:
-            self._reach, self._hope = 1.0, 0.0
             return False
         self._reach = min(_WIDEST, factor**2)
         self._hope = verdict.delta / 2
@@ -115,6 +114,7 @@ class Search:
     def failed(self, at: float) -> None:
         """Nothing was found in this direction."""
         self.probe = None
+        self._reach, self._hope = 1.0, 0.0
         self._upward = not self._upward
         self._failed += 1
         self._rested_at = at
