@@ -20,6 +20,7 @@ class Formula:
         kv_of: KV use at n running.
         others: requests of another client.
         share: how much of N is in flight.
+        prompts: its counter of prompt tokens; they take no time here.
     """
 
     curve: Callable[[float], float]
@@ -38,6 +39,7 @@ class Formula:
     owed: float = 0.0
     decisions: list[Decision] = field(default_factory=list)
     in_flight: int | None = None
+    prompts: float | None = None
 
     def seen(self, n: int) -> Observation:
         """One poll with N in force."""
@@ -54,7 +56,9 @@ class Formula:
         gauges = streams = None
         if self.mode == "M":
             kv = self.kv_of(running) if self.kv_of else 0.01
-            gauges = Gauges(running, total - running, kv, self.preemptions, self.tokens)
+            gauges = Gauges(
+                running, total - running, kv, self.preemptions, self.tokens, self.prompts
+            )
         elif self.mode == "T":
             streams = Streams(round(own * POLL_S), total - running, self.stalled)
         return Observation(

@@ -11,8 +11,11 @@ from fanout_workers.auto import Bounds, Controller, Gauges, Observation
 HOUR_S, POLL_S = 3600.0, 5.0
 
 
-def an_hour(profile: Profile) -> tuple[list[int], int]:
-    """N at each poll of an hour of a closed loop without noise, and the tokens of its replies."""
+def an_hour(profile: Profile, counted: bool) -> tuple[list[int], int]:
+    """N at each poll of an hour of a closed loop without noise, and the tokens of its replies.
+
+    `counted`: whether the server shows how many prompt tokens it has taken in.
+    """
     engine, controller = Engine(profile), Controller(Bounds(16))
     open_since: dict[Sequence, float] = {}
     path, total, number, now, poll_at, area = [], 0, 0, 0.0, 0.0, 0.0
@@ -30,7 +33,7 @@ def an_hour(profile: Profile) -> tuple[list[int], int]:
             poll_at, shown = now + POLL_S, engine.gauges(now)
             gauges = Gauges(
                 shown.running, shown.waiting, shown.kv_use, shown.preemptions,
-                shown.generation_tokens,
+                shown.generation_tokens, shown.prompt_tokens if counted else None,
             )  # fmt: skip
             controller.observe(
                 Observation(
@@ -52,12 +55,13 @@ def an_hour(profile: Profile) -> tuple[list[int], int]:
     return path, total
 
 
+@pytest.mark.parametrize("counted", [False, True])
 @pytest.mark.parametrize(
     ("profile", "least", "most"), [(DENSE, 240, 300), (MOE, 235, 300), (MAMBA, 8, 12)]
 )
 def test_it_ends_where_the_published_server_gives_the_most(
-    profile: Profile, least: int, most: int
+    profile: Profile, least: int, most: int, counted: bool
 ) -> None:
-    path, tokens = an_hour(profile)
+    path, tokens = an_hour(profile, counted)
     assert least <= path[-1] <= most
     assert tokens > 0.65 * HOUR_S * profile.aggregate(path[-1])

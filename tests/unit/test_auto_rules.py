@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from fanout_workers.auto import Bounds, Controller, Remembered
 from fanout_workers.auto.leg import Point
 from fanout_workers.auto.levels import Levels
+from fanout_workers.auto.probe import Verdict
 from fanout_workers.auto.ramp import elasticity, smallest_near_best
+from fanout_workers.auto.search import Search
+from fanout_workers.auto.window import Window
 from tests.unit.autokit import Formula, cliff_at, controller, flat_from, linear
 
 
@@ -175,12 +179,12 @@ def test_a_floor_against_a_neighbour_that_does_not_give_way() -> None:
 # --- refine
 
 
-def refined(curve: object, start: int, polls: int = 1500) -> int:
+def refined(curve: object, start: int, polls: int = 1500, prompts: float | None = None) -> int:
     """The N held, probes aside, by one that took over at `start` and was left alone a while."""
     assert callable(curve)
     one = Controller(Bounds(16), Remembered(start, phase="hold"), running=start)
     assert one.phase == "refine"
-    Formula(curve).drive(one, polls)
+    Formula(curve, prompts=prompts).drive(one, polls)
     return one.memory.n
 
 
@@ -200,6 +204,63 @@ def test_a_probe_that_finds_a_steep_rise_begins_another_ramp() -> None:
     one = Controller(Bounds(16), Remembered(100, phase="hold"), running=100)
     made = server.until(one, lambda d: d.phase == "ramp")
     assert made.n == 112
+
+
+def bent_at(half: float) -> Callable[[float], float]:
+    """Bounded by compute: it bends slowly, and nothing tells where it ends."""
+    return lambda n: 30.0 * n / math.hypot(1.0, n / half)
+
+
+@pytest.mark.parametrize("half", [40, 100])
+def test_a_curve_that_rises_slowly_is_followed(half: int) -> None:
+    curve, one = bent_at(half), controller(16)
+    Formula(curve, prompts=0.0).drive(one, 4000)
+    assert curve(one.memory.n) >= 0.96 * curve(1024)
+
+
+def test_small_steps_whose_gain_is_hidden_by_the_noise_are_taken_together() -> None:
+    # A step of 12 % gains 1.4 %, less than a larger N has to; one of 25 % gains 2.7 %.
+    assert refined(lambda n: 100.0 * n**0.12, 100, prompts=0.0) >= 150
+
+
+def judged(search: Search, deltas: Sequence[float], counted: bool = True) -> list[float]:
+    """The factors of the probes from 1000 on, when they give so much and fail."""
+    window, factors = Window(), []
+    window.counted = counted
+    for delta in deltas:
+        assert search.begin(1000, 1, math.inf, 0.0, window)
+        probe = search.probe
+        assert probe is not None
+        factors.append(probe.other / probe.base)
+        search.judged(probe, Verdict(False, delta, 4), 0.0)
+    return factors
+
+
+def test_a_probe_is_widened_while_the_wider_one_gains_more_than_half_as_much() -> None:
+    up, down = pytest.approx(1.12), pytest.approx(1 / 1.12, abs=1e-3)
+
+    def refining(*deltas: float) -> list[float]:
+        search = Search()
+        search.refine()
+        return judged(search, deltas)
+
+    assert refining(0.015, 0.018, 0.0, 0.0) == [up, pytest.approx(1.254), 1.5, down]
+    assert refining(0.015, 0.007, 0.0) == [up, pytest.approx(1.254), down]
+    assert refining(-0.001, 0.0) == [up, down]
+    # Where prompts are not counted, a larger step seems to gain what was not taken in meanwhile.
+    search = Search()
+    search.refine()
+    assert judged(search, [0.015, 0.0], counted=False) == [up, down]
+
+
+def test_a_wider_probe_stays_below_what_is_allowed() -> None:
+    search, window = Search(), Window()
+    search.refine()
+    judged(search, [0.015])
+    assert search.begin(1000, 1, 1200.5, 0.0, window)
+    assert search.probe is not None
+    assert search.probe.other == 1200
+    assert not search.begin(1000, 1, 1100.0, 0.0, window)
 
 
 # --- hold

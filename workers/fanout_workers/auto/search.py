@@ -11,7 +11,9 @@ from fanout_workers.auto.window import Window
 _REFINE, _HOLD = (1.12, 1.08), 1.08
 #: A probe upwards that gains something, but not enough to tell from the noise, is followed by one
 #: twice as wide (in ln N), up to this factor: on a curve that rises slowly, small steps never show
-#: a gain, and together they are worth many percent.
+#: a gain, and together they are worth many percent. Only where prompts are counted: of what has
+#: just been added no reply ends for one D, so that fewer prompts are taken in, and a large step
+#: seems to gain what that saves.
 _WIDEST = 1.5
 #: D between two probes while holding, at first; twice as long whenever nothing is found.
 _REST_D, _LONGEST_REST_D = 3.0, 40.0
@@ -36,6 +38,7 @@ class Search:
         self._failed = 0
         self._given = 0.0
         self._reach, self._hope = 1.0, 0.0
+        self._may_widen = False
         self._rest_d = _REST_D
         self._rested_at = -math.inf
         self._turns: dict[tuple[int, int], list[tuple[float, float]]] = {}
@@ -71,7 +74,8 @@ class Search:
         factor = self.steps[0] if self.steps else _HOLD
         since = at - _REMEMBERED_D * window.duration_s
         if self._upward:
-            wide = min(n * self._reach, math.floor(limit))
+            self._may_widen = window.counted
+            wide = math.floor(min(n * self._reach, limit))
             other = max(n + 1, round(max(n * factor, wide)))
             if other > limit:
                 return False
@@ -105,7 +109,7 @@ class Search:
     def _widen(self, probe: Probe, verdict: Verdict) -> bool:
         """Whether the next probe upwards is to be a wider one."""
         factor = probe.other / probe.base
-        if verdict.delta <= self._hope or factor > _WIDEST / 1.05:
+        if verdict.delta <= self._hope or factor > _WIDEST / 1.05 or not self._may_widen:
             return False
         self._reach = min(_WIDEST, factor**2)
         self._hope = verdict.delta / 2

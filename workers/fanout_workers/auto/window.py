@@ -23,6 +23,7 @@ class Window:
         samples: oldest first.
         lengths: of the work.
         others: requests of other clients at the server, of late.
+        counted: whether prompts are counted, so that what they cost is taken out of throughput.
     """
 
     _KEPT = 720
@@ -31,6 +32,7 @@ class Window:
         self.samples: deque[Sample] = deque(maxlen=self._KEPT)
         self.lengths = Lengths()
         self.others = 0.0
+        self.counted = False
         self._last: Observation | None = None
         self._prefill = Prefill()
         self._by_page = False
@@ -134,6 +136,7 @@ class Window:
     ) -> tuple[float, float]:
         """Seconds that prompts took of this poll, and take of each generated token on average."""
         prompts = self._taken_in(seen, last)
+        self.counted = rate is not None and prompts is not None
         if rate is None or prompts is None:
             return 0.0, 0.0
         dt_s = seen.at - last.at
