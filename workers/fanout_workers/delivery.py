@@ -1,8 +1,8 @@
 """What becomes of an item that is handed out: it runs, has ended already, or ends its worker.
 
 A message comes again when its worker has ended without a word, or gave it back, or when its client
-does not know what became of it. Such an item is looked up before it runs; a fresh one costs
-nothing.
+does not know what became of it. Such an item is looked up before it runs; a fresh one is
+only noted.
 """
 
 from __future__ import annotations
