@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from chaoskit.faults import FAULTS, NEEDS
+from chaoskit.faults import FAULTS
 from chaoskit.plan import make_plan
 from chaoskit.processes import die_with_parent
 from chaoskit.schedule import STUCK_S, Outcome, run
@@ -36,14 +36,13 @@ def main() -> int:
     if unknown := set(only) - FAULTS.keys():
         print(f"no fault {', '.join(sorted(unknown))}; {', '.join(FAULTS)}", file=sys.stderr)
         return 2
-    without = () if options.all else tuple(NEEDS)
     if options.plan is not None:
-        print("\n".join(make_plan(options.plan, only, without).lines()))
+        print("\n".join(make_plan(options.plan, only).lines()))
         return 0
     keep = Path(options.keep or tempfile.mkdtemp(prefix="fanout-chaos-"))
     keep.mkdir(parents=True, exist_ok=True)
     if options.one is not None:
-        plan = make_plan(options.one, only, without)
+        plan = make_plan(options.one, only)
         print("\n".join(plan.lines()), file=sys.stderr)
         outcome = asyncio.run(run(plan, _empty(keep / f"seed-{options.one}")))
         print(outcome.line())
@@ -129,8 +128,7 @@ def _tell(outcome: Outcome, options: argparse.Namespace, number: int) -> None:
 
 
 def _same(options: argparse.Namespace) -> list[str]:
-    same = ["--faults", options.faults] if options.faults else []
-    return same + (["--all"] if options.all else [])
+    return ["--faults", options.faults] if options.faults else []
 
 
 def _empty(folder: Path) -> Path:
@@ -146,7 +144,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=4, help="schedules at a time")
     parser.add_argument("--minutes", type=float, help="start no more after so many")
     parser.add_argument("--faults", help="only these, with commas")
-    parser.add_argument("--all", action="store_true", help="also those in NEEDS")
     parser.add_argument("--keep", help="folder for what is left of failures; default: a new one")
     parser.add_argument("--plan", type=int, metavar="SEED", help="print this schedule")
     parser.add_argument("--one", type=int, metavar="SEED", help="run this schedule alone")

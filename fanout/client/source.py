@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -18,6 +18,11 @@ from fanout.store import Checkpoint
 from fanout.wire import ErrorInfo, Item, Record, Timing, canonical
 
 _T = TypeVar("_T")
+
+#: A document of more, as JSON, is skipped: its message in Base64 would be more than a worker takes.
+MOST_BYTES = 32 * 2**20
+#: A piece of so many bytes is enough: all of it goes to Redis in one call.
+PIECE_BYTES = 8 * 2**20
 
 #: What a document becomes: an item to submit, or the record of a row that cannot be read.
 Entry = Item | Record
@@ -57,53 +62,68 @@ class Source:
         self._marks = frozenset(marks)
         self._sha = hashlib.sha256()
         self._count = 0
+        self._bytes = 0
         #: Digest by number of documents, for those of `marks` that have been reached.
         self.digests: dict[int, str] = {0: self._sha.hexdigest()} if 0 in self._marks else {}
 
     async def piece(self, size: int) -> Piece | None:
-        """The next `size` entries, or fewer at the end; None when there are no more."""
+        """The next `size` entries, or fewer at the end or of large ones; None for no more."""
         documents = self._docs
         if isinstance(documents, AsyncIterator):
-            entries = [self._entry_of(doc) async for doc in _taken(documents, size)]
+            entries = await self._gathered(documents, size)
         else:
             # Reading files blocks, and the collector runs on this loop.
-            entries = await in_thread(
-                lambda: [self._entry_of(doc) for doc in itertools.islice(documents, size)]
-            )
+            entries = await in_thread(lambda: self._read(documents, size))
         return Piece(entries, Checkpoint(self._count, self._sha.hexdigest())) if entries else None
+
+    def _read(self, documents: Iterator[Doc], size: int) -> list[Entry]:
+        entries: list[Entry] = []
+        enough = self._bytes + PIECE_BYTES
+        for doc in itertools.islice(documents, size):
+            entries.append(self._entry_of(doc))
+            if self._bytes >= enough:
+                break
+        return entries
+
+    async def _gathered(self, documents: AsyncIterator[Doc], size: int) -> list[Entry]:
+        entries: list[Entry] = []
+        enough = self._bytes + PIECE_BYTES
+        while len(entries) < size and self._bytes < enough:
+            try:
+                entries.append(self._entry_of(await anext(documents)))
+            except StopAsyncIteration:
+                break
+        return entries
 
     def _entry_of(self, doc: Doc) -> Entry:
         ordinal = self._count
         entry: Entry
         if isinstance(doc, BadRow):
             self._sha.update(canonical([doc.id, None, doc.raw]))
-            entry = Record(
-                id=doc.id,
-                ordinal=ordinal,
-                status="skipped",
-                error=ErrorInfo(
-                    kind="input", message=f"{doc.source}: {doc.reason}", raw=doc.raw or None
-                ),
-                tier=self._tier,
-                timing=Timing(finished_at=round(time.time(), 3)),
-            )
+            entry = self._skipped(doc.id, f"{doc.source}: {doc.reason}", doc.raw or None)
         else:
             identity, payload = payload_of(doc, ordinal)
-            self._sha.update(canonical([identity, payload]))
-            entry = Item(id=identity, payload=payload, ordinal=ordinal, job=self._job)
+            written = canonical([identity, payload])
+            self._sha.update(written)
+            self._bytes += len(written)
+            if len(written) > MOST_BYTES:
+                entry = self._skipped(identity, f"larger than {MOST_BYTES:,} bytes as JSON")
+            else:
+                entry = Item(id=identity, payload=payload, ordinal=ordinal, job=self._job)
         self._count += 1
         if self._count in self._marks:
             self.digests[self._count] = self._sha.hexdigest()
         return entry
 
-
-async def _taken(docs: AsyncIterator[Doc], size: int) -> AsyncIterator[Doc]:
-    while size > 0:
-        try:
-            yield await anext(docs)
-        except StopAsyncIteration:
-            return
-        size -= 1
+    def _skipped(self, identity: str, message: str, raw: str | None = None) -> Record:
+        return Record(
+            id=identity,
+            ordinal=self._count,
+            status="skipped",
+            error=ErrorInfo(kind="input", message=message, raw=raw),
+            tier=self._tier,
+            timing=Timing(finished_at=round(time.time(), 3)),
+        )
 
 
 async def in_thread(call: Callable[[], _T]) -> _T:

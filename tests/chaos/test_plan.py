@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from chaoskit.faults import FAULTS, NEEDS
+from chaoskit.faults import FAULTS
 from chaoskit.plan import make_plan
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "chaos"
@@ -19,11 +19,9 @@ def test_equal_seeds_give_equal_plans_and_others_do_not() -> None:
     assert len({make_plan(seed) for seed in range(50)}) == 50
 
 
-def test_every_fault_comes_up_but_those_that_wait_for_a_feature() -> None:
+def test_every_fault_comes_up() -> None:
     seen = {event.fault.name for seed in range(400) for event in make_plan(seed).events}
-    assert seen == FAULTS.keys() - NEEDS.keys()
-    every = {e.fault.name for seed in range(400) for e in make_plan(seed, without=()).events}
-    assert every == FAULTS.keys()
+    assert seen == FAULTS.keys()
 
 
 def test_only_what_is_asked_for() -> None:
@@ -37,7 +35,7 @@ def test_only_what_is_asked_for() -> None:
 
 def test_plans_are_within_their_bounds() -> None:
     for seed in range(400):
-        plan = make_plan(seed, without=())
+        plan = make_plan(seed)
         fleet, counts = plan.fleet, Counter(event.fault.name for event in plan.events)
         assert 1 <= fleet.workers <= 3
         assert 12 <= fleet.items <= 2500

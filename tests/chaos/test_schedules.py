@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaoskit.faults import FAULTS, NEEDS
+from chaoskit.faults import FAULTS
 
 #: Beyond what a stuck schedule takes to be told with its seed; they take about 30 s.
 pytestmark = pytest.mark.timeout(300)
@@ -32,8 +32,7 @@ def chaos(*arguments: str) -> tuple[dict[str, Any], str]:
 
 
 def test_nothing_is_lost_whatever_dies() -> None:
-    deadly = "kill-worker,term-worker,kill-redis,cut-all,endpoint-down,wire-reset,kill-client"
-    names = ",".join(name for name in deadly.split(",") if name not in NEEDS)
+    names = "kill-worker,term-worker,kill-redis,cut-all,endpoint-down,wire-reset,kill-client"
     line, said = chaos("--schedules", "5", "--seed", "20", "--jobs", "5", "--faults", names)
     assert line["failed"] == [], said
     assert (line["schedules"], line["lost"], line["twice"]) == (5, 0, 0)
@@ -43,7 +42,7 @@ def test_nothing_is_lost_whatever_dies() -> None:
 
 def test_nothing_is_lost_whatever_is_slow_or_wrong() -> None:
     deadly = {"kill-worker", "term-worker", "kill-redis", "cut-all", "endpoint-down", "wire-reset"}
-    names = ",".join(name for name in FAULTS if name not in NEEDS and name not in deadly)
+    names = ",".join(name for name in FAULTS if name not in deadly)
     line, said = chaos("--schedules", "5", "--seed", "60", "--jobs", "5", "--faults", names)
     assert line["failed"] == [], said
     assert (line["schedules"], line["lost"], line["twice"]) == (5, 0, 0)

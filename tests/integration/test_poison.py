@@ -29,7 +29,7 @@ def test_an_item_that_ends_its_worker_is_poison_and_no_other(many: Fleet) -> Non
     assert bad.error is not None
     assert bad.error.kind == "poison"
     assert {record.status for record in ends.values()} == {"ok"}
-    # One worker, and then only processes of those that had been in it.
-    assert len(worker.exits) == 1
+    # Two workers, and then only processes of those that had been in both.
+    assert len(worker.exits) == 2
     assert worker.output.count("a quarantine with") == 2
     wait_for(many.idle, "the acknowledgements", worker)

@@ -93,20 +93,24 @@ async def test_what_comes_again_is_looked_up(runner: Runner) -> None:
     assert runner.asked == ["look", "run", "look"]
 
 
-async def test_what_comes_from_a_silent_worker_runs_apart(runner: Runner) -> None:
+async def test_what_comes_from_two_silent_workers_runs_apart(runner: Runner) -> None:
     assert await run(over(runner), Delivery(1, True))
+    assert runner.asked == ["look", "run"]
+    runner.asked.clear()
+    runner.ended.clear()
+    assert await run(over(runner), Delivery(2, True))
     assert runner.asked == ["look", "apart"]
 
 
 async def test_poison_fails(runner: Runner) -> None:
-    record = await run(over(runner, Poison("it ends its process")), Delivery(1, True))
+    record = await run(over(runner, Poison("it ends its process")), Delivery(2, True))
     assert record is not None
     assert record.error == ErrorInfo(kind="poison", message="it ends its process")  # type: ignore[arg-type]
 
 
 async def test_without_a_quarantine_it_runs_here(runner: Runner) -> None:
-    assert await run(over(runner, NoQuarantine()), Delivery(1, True))
-    assert await Deliveries(runner).run("k", ITEM, {}, "id", Delivery(1, False))  # type: ignore[arg-type]
+    assert await run(over(runner, NoQuarantine()), Delivery(2, True))
+    assert await Deliveries(runner).run("k", ITEM, {}, "id", Delivery(2, False))  # type: ignore[arg-type]
     assert runner.asked == ["look", "apart", "run", "run"]
 
 

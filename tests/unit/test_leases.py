@@ -571,3 +571,12 @@ async def test_a_redis_that_has_lost_the_last_of_the_leases_lets_nobody_grow(
         for process in (second, first, third):
             await process.renew()
             assert first.cap + second.cap + third.cap <= 8
+
+
+def test_who_fetches_nothing_wants_no_permit_without_a_request() -> None:
+    permits = Permits([endpoint(8)])
+    worker = leases._Lease(endpoint(8), permits.load(NAME))
+    child = leases._Lease(endpoint(8), permits.load(NAME), fetches=False)
+    assert worker.demand(0, 0.0) == (1, 1)
+    assert child.demand(0, 0.0) == (0, 0)
+    assert child.demand(3, 0.0) == worker.demand(3, 0.0) == (3, 1)

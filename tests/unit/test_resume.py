@@ -368,3 +368,34 @@ async def test_memory_stays_flat_where_nobody_collects(
         await asyncio.sleep(0)
     worker.cancel()
     assert 0 < most <= 40
+
+
+async def test_a_document_that_no_message_can_hold_is_skipped() -> None:
+    source = client.source.Source(["small", "x" * client.source.MOST_BYTES, "last"], "j", "heavy")
+    first = await source.piece(99)
+    second = await source.piece(99)
+    assert first is not None
+    assert second is not None
+    (small, large), (last,) = first.entries, second.entries
+    assert isinstance(small, Item)
+    assert isinstance(large, Record)
+    assert large.error is not None
+    assert (large.status, large.ordinal) == ("skipped", 1)
+    assert "larger than 33,554,432 bytes" in large.error.message
+    assert last.ordinal == 2
+    assert await source.piece(99) is None
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_large_documents_go_to_redis_a_few_at_a_time(is_async: bool) -> None:
+    texts = ["x" * (client.source.PIECE_BYTES // 3)] * 7
+
+    async def given() -> AsyncIterator[str]:
+        for text in texts:
+            yield text
+
+    source = client.source.Source(given() if is_async else texts, "j", "heavy")
+    sizes = []
+    while (piece := await source.piece(500)) is not None:
+        sizes.append(len(piece.entries))
+    assert sizes == [3, 3, 1]

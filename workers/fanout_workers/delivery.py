@@ -1,8 +1,8 @@
 """What becomes of an item that is handed out: it runs, has ended already, or ends its worker.
 
 A message comes again when its worker has ended without a word, or gave it back, or when its client
-does not know what became of it. Such an item is looked up before it runs; a fresh one costs
-nothing.
+does not know what became of it. Such an item is looked up before it runs; a fresh one is
+only noted.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 #: Header of a message that repeats another one, because nobody knows what became of that.
 RESUBMITTED = "x-resubmitted"
 
+#: From so many deliveries on that ended without a word an item runs in quarantine. After one it
+#: runs in a worker again: workers are killed for reasons of all kinds, and all that was in flight
+#: would have to wait for a process, and take permits for it from the others.
+SUSPECT = 2
 #: Deliveries that ended without a word after which an item is poison in any case: its quarantine
 #: cannot be told from its worker where a whole container is ended for one process.
 MOST_DELIVERIES = 20
@@ -98,7 +102,7 @@ class Deliveries:
     async def _run_any(
         self, kind: str, item: Item, params: dict[str, Any], request_id: str, delivery: Delivery
     ) -> Record:
-        if not delivery.count:
+        if delivery.count < SUSPECT:
             return await self._runner.run(kind, item, params, request_id)
         return await self._run_apart(kind, item, params, request_id, delivery.count)
 

@@ -112,6 +112,7 @@ class _Lease:
 
     endpoint: Endpoint
     load: Load
+    fetches: bool = True
     cap: int = 0
     fence: asyncio.TimerHandle | None = None
     #: Holders that are known to have ended and still have a lease.
@@ -157,6 +158,8 @@ class _Lease:
         if waiting:
             # More than is here: what is fetched follows the quota, and both shall double.
             return 2 * load.in_flight + waiting, 1
+        if not self.fetches:
+            return load.in_flight, 0
         return load.in_flight or self._curiosity(now), 1
 
     def _curiosity(self, now: float) -> int:
@@ -189,6 +192,7 @@ class Leases:
         looks: by endpoint name, what tells the load of its server.
         patience: seconds that the longest request to an endpoint may take, by its name.
         has_ended: whether a holder is known to have ended, so that its lease is of no use.
+        fetches: whether it takes items from the queue; else it wants no permit without one.
     """
 
     def __init__(
@@ -201,11 +205,12 @@ class Leases:
         looks: Mapping[str, Look] | None = None,
         patience: Callable[[str], float] = lambda name: 0.0,
         has_ended: Callable[[str], bool] = lambda holder: False,
+        fetches: bool = True,
     ) -> None:
         self._client: Any = client
         self._renew = client.register_script(RENEW)
         self._permits = permits
-        self._leases = [_Lease(e, permits.load(e.name)) for e in endpoints]
+        self._leases = [_Lease(e, permits.load(e.name), fetches) for e in endpoints]
         self._holder = holder
         self._looks = looks or {}
         self._patience = patience

@@ -49,8 +49,10 @@ class Liveness:
     async def open(self) -> None:
         """Begin to watch; on the event loop that runs the items."""
         loop = asyncio.get_running_loop()
+        rounds = Pulse("the event loop", loop.call_soon_threadsafe)
+        rounds.beat()  # it does now: the first item may stop it before the first look
         checks: dict[str, Check] = {
-            "loop": Pulse("the event loop", loop.call_soon_threadsafe),
+            "loop": rounds,
             "hub": self._hub_fault,
             "consumer": self._consumer_fault,
         }
@@ -123,4 +125,5 @@ class _Step(bootsteps.StartStopStep):
 
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
         """Called anew for each connection, whose timers end with it."""
+        self.pulse.beat()
         hub.call_repeatedly(_BEAT_S, self.pulse.beat)

@@ -53,7 +53,8 @@ class Runtime:
         tier: the tier to serve.
         name: the worker's node name.
         kinds: the task kinds it can run.
-        steers: whether it takes part in finding the N of "auto".
+        steers: whether it is a worker, which fetches items and takes part in finding the N of
+            "auto"; else a child of one.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Runtime:
             looks=pages,
             patience=lambda name: clients[name].longest_s,
             has_ended=self._lifeline.is_dead,
+            fetches=self._steers,
         )
         self._lifeline.open()
         await self._leases.open()

@@ -91,10 +91,12 @@ class Watchdog:
         every_s = after_s / LOOKS
         with suppress(AttributeError, OSError, RuntimeError, ValueError):  # there is no stderr
             faulthandler.register(signal.SIGPROF, chain=True)
+        cpu_s = max(after_s, 2.0 * (os.cpu_count() or 1))
+        # From here on: the first item may keep the thread from its first look.
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
         threading.Thread(
-            target=self._run, args=(every_s, max(after_s, 2.0 * (os.cpu_count() or 1))),
-            name="watchdog", daemon=True,
-        ).start()  # fmt: skip
+            target=self._run, args=(every_s, cpu_s), name="watchdog", daemon=True
+        ).start()
 
     def stop(self) -> None:
         """Look no more."""

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from chaoskit.faults import FAULTS, NEEDS, Fault
+from chaoskit.faults import FAULTS, Fault
 
 #: A schedule without faults takes about so many seconds of requests.
 _SHORTEST_S, _LONGEST_S = 3.0, 8.0
@@ -79,22 +79,19 @@ class Plan:
         return [head, *(f"  at {e.share:.0%} + {e.delay_s:.1f} s  {e.fault}" for e in self.events)]
 
 
-def make_plan(
-    seed: int, only: Collection[str] = (), without: Collection[str] = tuple(NEEDS)
-) -> Plan:
+def make_plan(seed: int, only: Collection[str] = ()) -> Plan:
     """The schedule of a seed.
 
     Args:
         seed: of everything drawn.
         only: names of faults to draw from; all when empty.
-        without: names of faults that are left out.
 
     Raises:
         KeyError: there is no such fault.
     """
     dice = random.Random(f"chaos {seed}")
     fleet = _fleet(dice)
-    names = [FAULTS[name].name for name in only] or [n for n in FAULTS if n not in without]
+    names = [FAULTS[name].name for name in only] or list(FAULTS)
     kinds = [FAULTS[name] for name in names if FAULTS[name].fits(fleet)]
     count = min(dice.choice((1, 1, 2, 2, 3, 4, 5)), 8)
     events: list[Event] = []

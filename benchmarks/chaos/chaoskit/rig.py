@@ -18,7 +18,6 @@ from typing import Any
 import redis
 
 from chaoskit import plug_in
-from chaoskit.faults import NEEDS
 from chaoskit.plan import Plan
 from chaoskit.ports import Ports
 from chaoskit.processes import Child, Supervised
@@ -291,7 +290,7 @@ class Rig:
             return False
         if code == _REFUSED and not output.exists():
             return True  # at its start: Redis, all workers or all endpoints were away
-        return code not in _DONE and "resume" not in NEEDS.values()
+        return code not in _DONE
 
     def _texts(self, count: int) -> list[str]:
         dice = random.Random(f"texts {self.plan.seed} {count}")

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chaoskit.faults import NEEDS
 from chaoskit.ledger import ledger_problems
 from chaoskit.logs import unexpected
 from chaoskit.plan import Event, Plan
@@ -158,9 +157,7 @@ async def _judge(rig: Rig, outcome: Outcome) -> None:
 
 
 async def _verified(rig: Rig) -> list[str]:
-    """What `fanout verify` finds, which comes with resuming."""
-    if "resume" in NEEDS.values():
-        return []
+    """What `fanout verify` finds."""
     told = []
     for job in rig.jobs:
         if (code := await rig.command("verify", job.output.name)) != 0:

@@ -83,7 +83,9 @@ class _Child:
         await self._runtime.open()
         loop = asyncio.get_running_loop()
         self._mark.follow(loop)
-        dog = Watchdog({"loop": Pulse("the event loop", loop.call_soon_threadsafe)}, _on_stuck)
+        rounds = Pulse("the event loop", loop.call_soon_threadsafe)
+        rounds.beat()  # it does now: the first item may stop it before the first look
+        dog = Watchdog({"loop": rounds}, _on_stuck)
         dog.start(self._stuck_after_s)
         self._say({"ready": True})
         while line := await reader.readline():

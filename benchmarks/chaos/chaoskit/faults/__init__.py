@@ -1,6 +1,6 @@
 """The faults, each a small class: what it draws from the dice, and how it strikes a rig.
 
-`FAULTS` has them by name; `NEEDS` names those that wait for a feature of fanout, and which.
+`FAULTS` has them by name.
 """
 
 from __future__ import annotations
@@ -88,6 +88,5 @@ FAULTS: dict[str, type[Fault]] = {
 
 #: Faults that fanout cannot stand yet, and the feature that each waits for. A row leaves this table
 #: when its feature is there; nothing else has to change.
-NEEDS: dict[str, str] = {}
 
-__all__ = ["FAULTS", "NEEDS", "Fault"]
+__all__ = ["FAULTS", "Fault"]
