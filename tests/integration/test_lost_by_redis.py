@@ -74,7 +74,8 @@ class Worker:
 
     async def _batch(self) -> None:
         fetch = self._redis.register_script(FETCH)
-        found = await fetch(keys=[UNACKED, INDEX, *queue_lists(TIER)], args=[64, "0", "1"])
+        keys = [UNACKED, INDEX, "dead", *queue_lists(TIER)]
+        found = await fetch(keys=keys, args=[64, "0", "1", 2**26, 0])
         await asyncio.gather(*(self._item(orjson.loads(raw)) for raw in found[1::2]))
 
     async def _item(self, message: dict[str, Any]) -> None:

@@ -52,7 +52,8 @@ async def store(url: str, client: redis.asyncio.Redis) -> AsyncIterator[RedisSto
 async def take(client: redis.asyncio.Redis, count: int) -> list[str]:
     """Do what a worker does to take messages; their delivery tags."""
     fetch = client.register_script(FETCH)
-    found = await fetch(keys=[UNACKED, INDEX, *queue_lists(TIER)], args=[count, "0", "1"])
+    keys = [UNACKED, INDEX, "dead", *queue_lists(TIER)]
+    found = await fetch(keys=keys, args=[count, "0", "1", 2**26, 0])
     return [orjson.loads(raw)["properties"]["delivery_tag"] for raw in found[1::2]]
 
 
