@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import meter
+from procfs import rss_mb
 from workload import MODEL
 
 from fanout.local.probes import free_port
@@ -249,7 +250,7 @@ def measure(name: str, items: int, seconds: str) -> dict[str, float]:
             "cpu_s_per_1000": round(1000 * (last.cpu["worker"] - first.cpu["worker"]) / count, 3),
             "mean_in_flight": round((last.in_flight_s - first.in_flight_s) / seconds, 1),
             "max_in_flight": _stats(place.url)["in_flight"]["max"],
-            "peak_rss_mb": round(meter.peak_rss_mb(pids["worker"]), 1),
+            "peak_rss_mb": round(rss_mb(pids["worker"], "VmHWM"), 1),
         }
         if enqueued:
             figures["enqueue_per_s"] = round(enqueued, 1)

@@ -1,55 +1,19 @@
-"""CPU seconds and memory of a process and its children, from /proc (Linux)."""
+"""What a run has come to, sample by sample, and the CPU seconds that it took."""
 
 from __future__ import annotations
 
-import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from procfs import cpu_s
+
 _EVERY_S = 0.1
-
-
-def family(pid: int) -> Iterator[int]:
-    """A process and what it has started, as far as it lives."""
-    yield pid
-    for thread in Path(f"/proc/{pid}/task").glob("*"):
-        try:
-            children = (thread / "children").read_text().split()
-        except OSError:
-            continue
-        for child in children:
-            yield from family(int(child))
-
-
-def cpu_s(pid: int) -> float:
-    """User and system CPU seconds of a process and its children, all threads."""
-    total = 0.0
-    for member in family(pid):
-        try:
-            # The name may hold anything: the fields follow its last bracket.
-            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        total += (int(fields[11]) + int(fields[12])) * _TICK_S
-    return total
-
-
-def peak_rss_mb(pid: int) -> float:
-    """The largest resident sets that a process and its children have had, added up, in MB."""
-    total = 0
-    for member in family(pid):
-        try:
-            status = Path(f"/proc/{member}/status").read_text()
-        except OSError:
-            continue
-        total += sum(
-            int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")
-        )
-    return total / 1024
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from fanout import aio
 from fanout.cli import options
 from fanout.cli.console import note, plain, stdout
 from fanout.cli.exits import Exit
-from fanout.cli.garbage import collect_seldom
 from fanout.cli.run import written
 from fanout.cli.target import Target, check_target
 from fanout.client import Fanout, connect
 from fanout.client.jobfile import JobFile
 from fanout.client.resumption import collected_of
 from fanout.errors import UsageError
+from fanout.garbage import collect_seldom
 from fanout.store import Counts, JobInfo
 from fanout.wire import STATUSES
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from fanout.cli.console import note
-from fanout.cli.garbage import collect_seldom
 from fanout.cli.going_on import begun
 from fanout.cli.live import Live
 from fanout.cli.stalling import watched
@@ -15,6 +14,7 @@ from fanout.cli.target import Target
 from fanout.cli.work import Work
 from fanout.client import Fanout, Job
 from fanout.errors import JobError, Unavailable
+from fanout.garbage import collect_seldom
 from fanout.outputs import OutputClosed
 from fanout.report import Report
 from fanout.wire import Record

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fanout import Item, Record
+from fanout.queue import RESUBMITTED
 from fanout.wire import ErrorInfo
-from fanout_workers.delivery import MOST_DELIVERIES, RESUBMITTED, Deliveries, Delivery
+from fanout_workers.delivery import MOST_DELIVERIES, Deliveries, Delivery
 from fanout_workers.quarantine import NoQuarantine, Poison
 from fanout_workers.transport import DELIVERY_COUNT
 
@@ -18,13 +18,6 @@ pytestmark = pytest.mark.anyio
 
 ITEM = Item(id="a", payload={}, job="j", ordinal=3)
 AGAIN = Delivery(0, True)
-
-
-class Request(SimpleNamespace):
-    """Celery's, which has the headers as attributes."""
-
-    def get(self, name: str) -> Any:
-        return vars(self).get(name)
 
 
 class Runner:

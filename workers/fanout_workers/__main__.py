@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import os
 import platform
@@ -17,6 +16,7 @@ import warnings
 from celery.exceptions import Reject, SecurityWarning
 
 from fanout import FanoutError, load_settings
+from fanout.garbage import collect_seldom
 from fanout.keys import QUARANTINE
 from fanout.registry import load_kinds
 from fanout.text import safe
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         without_mingle=True,
         quiet=True,
     )
-    _collect_garbage_less_often()
+    collect_seldom()
     worker.start()
     return int(worker.exitcode or 0)
 
@@ -72,14 +72,6 @@ def _quarantine(name: str, argv: list[str] | None) -> list[str]:
         *(sys.executable, "-P", "-m", "fanout_workers", *given),
         *("--name", name, "--quarantine"),
     ]
-
-
-def _collect_garbage_less_often() -> None:
-    # Each item in flight is some hundred objects, which die by themselves. By Python's own numbers
-    # the collector goes through them, and through all modules, many times a second.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 class SafeFormatter(logging.Formatter):

@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fanout import Item, Kind, Record
+from fanout.queue import RESUBMITTED
 from fanout.wire import ErrorInfo
 from fanout_workers.item import ItemRunner
 from fanout_workers.quarantine import NoQuarantine, Poison, Quarantine
 from fanout_workers.transport import delivery_count
 
 log = logging.getLogger(__name__)
-
-#: Header of a message that repeats another one, because nobody knows what became of that.
-RESUBMITTED = "x-resubmitted"
 
 #: From so many deliveries on that ended without a word an item runs in quarantine. After one it
 #: runs in a worker again: workers are killed for reasons of all kinds, and all that was in flight
