@@ -17,6 +17,7 @@ from fanout.errors import JobError, Unavailable
 from fanout.garbage import collect_seldom
 from fanout.outputs import OutputClosed
 from fanout.report import Report
+from fanout.store import WorkerInfo
 from fanout.wire import Record
 
 #: Seconds that Redis may take to be told of an end.
@@ -150,14 +151,19 @@ async def ready(fo: Fanout, tier: str, kind: str) -> None:
         )
     if not any(kind in worker.kinds for worker in workers):
         raise Unavailable(f"no worker of tier {tier!r} knows the task kind {kind!r}")
-    problems: dict[str, str] = {}
-    endpoints: set[str] = set()
-    for worker in workers:
-        endpoints |= worker.capacity.keys()
-        problems |= worker.problems
-    if endpoints and endpoints == problems.keys():
+    problems = {name: text for worker in workers for name, text in worker.problems.items()}
+    if problems and not any(_has_one_that_answers(worker) for worker in workers):
         name, problem = next(iter(problems.items()))
         raise Unavailable(f"endpoint {name}: {problem}")
+
+
+def _has_one_that_answers(worker: WorkerInfo) -> bool:
+    # One whose circuit is half open is being tried: it has answered, and what comes of it cannot be
+    # waited for here, since it may be an item of this very job that it is to be tried with.
+    return any(
+        name not in worker.problems or worker.circuits.get(name) == "half-open"
+        for name in worker.capacity
+    )
 
 
 async def _told(call: Callable[[], Awaitable[None]]) -> bool:

@@ -86,7 +86,9 @@ class Circuit:
 
     @property
     def problem(self) -> str | None:
-        """Why the endpoint is not asked, in words; None when it is."""
+        """Why the endpoint is not asked, in words; None when it is, or would be."""
+        if self.state == "half-open" and self.allows:  # all it waits for is an item
+            return None
         if self.state == "closed":
             left = self._resumes_at - self._clock()
             return f"it asked for a pause, {left:.0f} s are left" if left >= 1 else None
