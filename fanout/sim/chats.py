@@ -192,7 +192,9 @@ class Chats:
     def _go_on(self) -> None:
         """Reply to what has finished, and come back when the next will."""
         for sequence in self._engine.advance(self._time()):
-            chat = self._running.pop(sequence)
+            chat = self._running.pop(sequence, None)
+            if chat is None:  # its client left at the very moment at which it was finished
+                continue
             self._leave(chat)
             self._measure(chat)
             self._say(chat, chat.answer.finish_reason, chat.answer.tokens)
