@@ -9,7 +9,7 @@ from fanout.cli.target import Target
 from fanout.cli.work import Work
 from fanout.client import ChangedInput, Doc, Fanout, Job, new_job_id
 from fanout.client.jobfile import JobFile, models_of
-from fanout.client.resumption import collected_of
+from fanout.client.resumption import collected_of, kept
 from fanout.errors import JobError, UsageError
 from fanout.store import JobInfo
 from fanout.wire import JobSpec
@@ -145,9 +145,7 @@ async def _drained(fo: Fanout, file: JobFile, target: Target) -> None:
     """End a job that another one takes over from; what it has done is kept."""
     await _end(fo, file.job)
     assert target.ledger is not None  # noqa: S101 - the caller's
-    cursor = "0-0"
-    while (batch := await fo.store.read(file.job, cursor, 500, 0)).records:
-        cursor = batch.last
+    async for batch in kept(fo.store, file.job):
         done = [record for record in batch.records if record.status != "cancelled"]
         if new := target.ledger.new_of(done):
             target.write(new, (await fo.store.get(file.job)).input)

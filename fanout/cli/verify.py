@@ -17,6 +17,7 @@ from fanout.cli.extract import documents
 from fanout.client import Ledger, connect
 from fanout.client.audit import Audit
 from fanout.client.jobfile import JobFile
+from fanout.client.resumption import kept
 from fanout.errors import JobError, Unavailable, UsageError
 from fanout.inputs import InputError
 from fanout.store import Checkpoint, Counts
@@ -65,13 +66,21 @@ def verify(
 
 
 async def _judged(audit: Audit, redis: str | None, job: str, file: JobFile | None) -> Checkpoint:
-    """Compare with whoever knows the job; how far its input had been submitted."""
+    """Compare with whoever knows the job; how far its input had been submitted.
+
+    An output that was complete stays so: where Redis says that items are open all the same, it has
+    been restarted without its last seconds.
+    """
     try:
         async with connect(redis) as fo:
             info = await fo.store.get(job)
-            audit.agree("Redis", _by_status(info.counts), info.counts.submitted)
-            audit.waits(info.counts.open, await fo.store.unread(job))
-            return info.input
+            async for batch in kept(fo.store, job):
+                audit.kept(batch.records)
+            if file is None or file.state != "complete" or not info.counts.open:
+                audit.agree("Redis", _by_status(info.counts), info.counts.submitted)
+                audit.waits(info.counts.open)
+                return info.input
+            note(f"Redis has forgotten the end of job {job}: compared with the job file")
     except (Unavailable, JobError) as error:
         if file is None:
             raise
@@ -128,6 +137,7 @@ def _figures(audit: Audit) -> dict[str, Any]:
         "by_status": {status: audit.counts[status] for status in STATUSES},
         "compared_with": audit.judge,
         "documents_compared": audit.compared,
+        "not_submitted": audit.unsubmitted,
         "troubles": {
             name: {"count": trouble.count, "first": trouble.first}
             for name, trouble in audit.troubles.items()
@@ -150,6 +160,10 @@ def _table(audit: Audit) -> Table:
         more = ", …" if trouble.count > len(trouble.first) else ""
         places = f"   {plain(', '.join(trouble.first), 300)}{more}" if trouble.first else ""
         table.add_row(name, f"{trouble.count:,}{places}", style="red")
+    if audit.unsubmitted:
+        words = "after what was submitted: the job was cancelled, or the input has grown"
+        table.add_row("not submitted", f"{audit.unsubmitted:,} documents {words}", style="yellow")
     if audit.holds:
-        table.add_row("verified", "every document has exactly one record", style="green")
+        which = "every document that was submitted" if audit.unsubmitted else "every document"
+        table.add_row("verified", f"{which} has exactly one record", style="green")
     return table

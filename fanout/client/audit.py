@@ -19,7 +19,7 @@ from fanout.outputs import OutputError, read_records
 from fanout.outputs.parquet import journal_of
 from fanout.store import Checkpoint
 from fanout.store.bits import zeros_below
-from fanout.wire import STATUSES, Item, sha256_of
+from fanout.wire import STATUSES, Item, Record, sha256_of
 
 #: Examples of each trouble that are named.
 _NAMED = 5
@@ -59,6 +59,8 @@ class Audit:
         self.submitted = 0
         #: Documents of the input that were compared; None = it was not read.
         self.compared: int | None = None
+        #: Documents of the input that the job never came to, or that were added since.
+        self.unsubmitted = 0
         self._ledger = elsewhere or Ledger()
         self._ids = array("Q")
         self._hashes = array("Q")
@@ -113,14 +115,26 @@ class Audit:
             if told != found:
                 self.note("other counts", f"{found:,} {status}, {told:,} in {judge}")
 
-    def waits(self, opened: int, unread: int) -> None:
-        """Note what the job has not come to, and what nobody has written yet."""
-        for name, count in (("not ended", opened), ("not written", unread)):
-            if count > 0:
-                self.troubles[name] = Trouble(count)
+    def waits(self, opened: int) -> None:
+        """Note what the job has not come to."""
+        if opened > 0:
+            self.troubles["not ended"] = Trouble(opened)
+
+    def kept(self, records: Iterable[Record]) -> None:
+        """Note what Redis still holds of the job and the output does not.
+
+        What the output has as well is no trouble: a Redis that has lost its last seconds holds
+        records again that were written and removed.
+        """
+        for record in records:
+            if record.ordinal is None or record.ordinal not in self._ledger:
+                self.note("not written", record.id)
 
     async def compare(self, docs: Iterable[Doc], checkpoint: Checkpoint) -> None:
-        """Compare with the input, by the ids and hashes of its documents and by its digest."""
+        """Compare with the input, by the ids and hashes of its documents and by its digest.
+
+        What comes after the documents that were submitted is counted, and no trouble.
+        """
         source = Source(docs, "", "", [checkpoint.count])
         self.compared = 0
         while (piece := await source.piece(BATCH)) is not None:
@@ -137,6 +151,7 @@ class Audit:
                 ):
                     self.note("another document", entry.id)
         found = source.digests.get(checkpoint.count)
+        self.unsubmitted = max(0, self.compared - checkpoint.count)
         if self.compared < checkpoint.count:
             self.note("input shorter", f"{self.compared:,} documents")
         elif checkpoint.digest and found != checkpoint.digest:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from fanout.client.documents import Docs
 from fanout.client.feeder import BATCH, Begun, withdrawn
 from fanout.client.ledger import Ledger
 from fanout.client.source import Entry, Source
 from fanout.errors import UsageError
-from fanout.store import Checkpoint, JobInfo, Store
+from fanout.store import Batch, Checkpoint, JobInfo, Store
 from fanout.store.bits import zeros_below
 from fanout.wire import JobSpec
 
@@ -18,14 +18,20 @@ class ChangedInput(UsageError):
     """The input is not the one that the job has worked on so far."""
 
 
+async def kept(store: Store, job: str) -> AsyncIterator[Batch]:
+    """The records of a job that nobody has removed yet; reading removes none."""
+    cursor = "0-0"
+    while (batch := await store.read(job, cursor, BATCH, 0)).records:
+        cursor = batch.last
+        yield batch
+
+
 async def collected_of(store: Store, info: JobInfo) -> Ledger:
     """What has been collected of a job, as the store alone knows: what ended and waits no more."""
     ledger = Ledger(await store.settled(info.id))  # before the records: none must seem collected
     counts = {name: getattr(info.counts, name) for name in ("ok", "invalid", "failed")}
     counts |= {name: getattr(info.counts, name) for name in ("skipped", "cancelled")}
-    cursor = "0-0"
-    while (batch := await store.read(info.id, cursor, BATCH, 0)).records:
-        cursor = batch.last
+    async for batch in kept(store, info.id):
         for record in batch.records:
             if record.ordinal is not None and ledger.discard(record.ordinal):
                 counts[record.status] -= 1
