@@ -13,6 +13,8 @@ _TRACEBACK = "Traceback (most recent call last):"
 #: Last lines of tracebacks that belong to a lost broker: Celery logs each loss with one.
 _BROKER = re.compile(
     r"^(redis\.exceptions\.)?(ConnectionError|TimeoutError|BusyLoadingError|OutOfMemoryError)"
+    r"|^redis\.exceptions\.(ReadOnlyError|MasterDownError|ResponseError: NOREPLICAS)"
+    r"|^billiard\.exceptions\.RestartFreqExceeded"  # Celery's pause between attempts to connect
     r"|^(kombu|amqp)\.exceptions\.(OperationalError|ConnectionError)"
     r"|^(ConnectionResetError|ConnectionRefusedError|BrokenPipeError|OSError: \[Errno)"
 )

@@ -18,6 +18,7 @@ from typing import Any
 import redis
 
 from chaoskit import plug_in
+from chaoskit.immutable import set_immutable
 from chaoskit.plan import Plan
 from chaoskit.ports import Ports
 from chaoskit.processes import Child, Supervised
@@ -83,6 +84,7 @@ class Rig:
         self.ports = Ports()
         self._proxies: dict[str, list[Proxy]] = {"redis": [], "endpoint": []}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._locked: set[Path] = set()
         self._plug_in = any(event.fault.plug_in for event in plan.events)
         self.redis = Redis(self.ports.choose(), folder, plan.fleet.appendfsync)
         self.servers = [Sim(server, self.ports.choose(), folder) for server in plan.fleet.servers]
@@ -225,6 +227,20 @@ class Rig:
         with (self.folder / "clock").open("r+b" if by_s else "wb") as file:
             file.write(struct.pack("d", by_s))
 
+    async def lock_output(self, for_s: float) -> None:
+        """Let nobody write the output for a while."""
+        if not self.output.exists():
+            return
+        if not set_immutable(self.output, True):
+            self.say("this file system cannot make a file immutable")
+            return
+        self._locked.add(self.output)
+        try:
+            await asyncio.sleep(for_s)
+        finally:
+            set_immutable(self.output, False)
+            self._locked.discard(self.output)
+
     async def restart_redis(
         self,
         number: signal.Signals,
@@ -288,8 +304,8 @@ class Rig:
         """Whether the same command is given again."""
         if max(len(job.process.codes) for job in self.jobs) >= _STARTS:
             return False
-        if code == _REFUSED and not output.exists():
-            return True  # at its start: Redis, all workers or all endpoints were away
+        if code == _REFUSED and (not output.exists() or output in self._locked):
+            return True  # at its start: Redis, workers, endpoints or the output were away
         return code not in _DONE
 
     def _texts(self, count: int) -> list[str]:

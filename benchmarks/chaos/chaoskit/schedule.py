@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chaoskit.faults import Fault
 from chaoskit.ledger import ledger_problems
 from chaoskit.logs import unexpected
-from chaoskit.plan import Event, Plan
+from chaoskit.plan import Event, Fleet, Plan
 from chaoskit.processes import left_behind
 from chaoskit.rig import Job, Rig
 from chaoskit.verdict import ids_problems, record_problems
 from fanout.local.probes import port_is_free
+from fanout_workers.intake import RESERVE, RESERVE_S
 
 #: A schedule that is not done after so long, or has written nothing for so long, is stuck.
 STUCK_S = 240.0
@@ -104,16 +106,26 @@ async def _through(rig: Rig, outcome: Outcome) -> None:
 async def _strike(rig: Rig, event: Event, outcome: Outcome, rates: list[tuple[float, int]]) -> None:
     await asyncio.sleep(event.delay_s)
     rig.say(f"{event.fault}")
-    if event.fault.asks_twice:
-        # What is in flight, and what was answered in the last second and may not be settled yet.
-        then = [written for at, written in rates if at > time.monotonic() - 1.5]
-        lately = max(then) - min(then) if then else 0
-        rig.allow(event.fault.name, rig.plan.fleet.n + lately + 8)
+    if event.fault.may_ask_twice:
+        rig.allow(event.fault.name, _repeated(rig.plan.fleet, event.fault, rates))
     try:
         await event.fault.strike(rig)
     except Exception as error:  # noqa: BLE001 - told with the others
         outcome.problems.append(f"harness: {event.fault.name}: {error!r}")
     rig.say(f"{event.fault.name} is over")
+
+
+def _repeated(fleet: Fleet, fault: Fault, rates: list[tuple[float, int]]) -> int:
+    """How many documents may be asked twice because of a fault that strikes now."""
+    # What is in flight, and what was answered in the last second and may not be settled yet.
+    then = [written for at, written in rates if at > time.monotonic() - 1.5]
+    lately = max(then) - min(then) if then else 0
+    if not fault.forgets:
+        return fleet.n + lately + 8
+    # Workers go on with all that they hold: what is in flight, as much again that has ended and
+    # cannot be settled, and their reserves.
+    held = 2 * (fleet.n + fleet.workers * RESERVE) + round(RESERVE_S * lately)
+    return held + lately + 8
 
 
 async def _let_them_end(striking: set[asyncio.Task[None]]) -> None:
@@ -177,7 +189,7 @@ def _worker_problems(rig: Rig) -> list[str]:
 def _judge_job(job: Job, outcome: Outcome, allowed: set[str]) -> None:
     records = _records(job, outcome)
     found = Counter(record["id"] for record in records)
-    lost, twice, told = ids_problems(job.ids, found)
+    lost, twice, told = ids_problems(_submitted(job, found), found)
     outcome.items += len(job.ids)
     outcome.lost += lost
     outcome.twice += twice
@@ -190,6 +202,17 @@ def _judge_job(job: Job, outcome: Outcome, allowed: set[str]) -> None:
     clean = set(statuses) <= {"ok"}
     if not outcome.stuck and (not codes or codes[-1] != (0 if clean else 1)):
         outcome.problems.append(f"{job.process.name} ended with {codes}")
+
+
+def _submitted(job: Job, found: Counter[str]) -> list[str]:
+    """The documents that a job has come to: all, unless it was cancelled.
+
+    They are submitted in their order, and the ledger and `fanout verify` say how many there were.
+    """
+    if not job.cancelled:
+        return job.ids
+    last = max((place for place, name in enumerate(job.ids) if name in found), default=-1)
+    return job.ids[: last + 1]
 
 
 def _records(job: Job, outcome: Outcome) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from chaoskit.faults.broker import (
     Garbage,
     KillRedis,
     PowerCut,
+    RefusingRedis,
     RottenTasks,
     StopRedis,
     TermRedis,
@@ -23,6 +24,7 @@ from chaoskit.faults.clients import (
     CancelSecondJob,
     DiskFull,
     KillClient,
+    ReadOnlyOutput,
     SecondJob,
     StopClient,
     TermClient,
@@ -61,6 +63,7 @@ FAULTS: dict[str, type[Fault]] = {
         TermClient,
         StopClient,
         DiskFull,
+        ReadOnlyOutput,
         SecondJob,
         CancelSecondJob,
         KillRedis,
@@ -70,6 +73,7 @@ FAULTS: dict[str, type[Fault]] = {
         TornRedis,
         PowerCut,
         FullRedis,
+        RefusingRedis,
         CutAll,
         CutSome,
         Garbage,
@@ -85,8 +89,5 @@ FAULTS: dict[str, type[Fault]] = {
         HugeReply,
     )
 }
-
-#: Faults that fanout cannot stand yet, and the feature that each waits for. A row leaves this table
-#: when its feature is there; nothing else has to change.
 
 __all__ = ["FAULTS", "Fault"]

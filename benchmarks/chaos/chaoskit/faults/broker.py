@@ -100,6 +100,7 @@ class EmptyRedis(_Broker):
     name: ClassVar[str] = "empty-redis"
     once: ClassVar[bool] = True
     asks_twice: ClassVar[bool] = True
+    forgets: ClassVar[bool] = True
     back_s: float
 
     @classmethod
@@ -120,6 +121,7 @@ class TornRedis(_Broker):
     name: ClassVar[str] = "torn-redis"
     once: ClassVar[bool] = True
     asks_twice: ClassVar[bool] = True
+    forgets: ClassVar[bool] = True
     torn_bytes: int
 
     @classmethod
@@ -181,6 +183,40 @@ class FullRedis(_Broker):
         await rig.ask_redis("CONFIG", "SET", "maxmemory", "1")
         await asyncio.sleep(self.for_s)
         await rig.ask_redis("CONFIG", "SET", "maxmemory", "0", again=True)
+
+
+#: Settings under which Redis refuses, and what takes them back: writes as a replica ("READONLY"),
+#: everything as a replica without its master ("MASTERDOWN"), writes for want of replicas
+#: ("NOREPLICAS"). Nothing listens at port 9.
+_REFUSALS = {
+    "READONLY": ("REPLICAOF 127.0.0.1 9", "REPLICAOF NO ONE"),
+    "MASTERDOWN": (
+        "CONFIG SET replica-serve-stale-data no;REPLICAOF 127.0.0.1 9",
+        "REPLICAOF NO ONE",
+    ),
+    "NOREPLICAS": ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RefusingRedis(_Broker):
+    """Redis answers, and refuses, for a while: as in a failover."""
+
+    name: ClassVar[str] = "refusing-redis"
+    asks_twice: ClassVar[bool] = True
+    how: str
+    for_s: float
+
+    @classmethod
+    def draw(cls, dice: random.Random, fleet: Fleet) -> Self:
+        return cls(dice.choice(tuple(_REFUSALS)), dice.uniform(0.3, 5.0))
+
+    async def strike(self, rig: Rig) -> None:
+        begin, end = _REFUSALS[self.how]
+        for command in begin.split(";"):
+            await rig.ask_redis(*command.split())
+        await asyncio.sleep(self.for_s)
+        await rig.ask_redis(*end.split(), again=True)
 
 
 @dataclass(frozen=True, slots=True)

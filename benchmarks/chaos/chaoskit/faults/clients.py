@@ -62,6 +62,21 @@ class DiskFull(Fault):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadOnlyOutput(Fault):
+    """Nobody may write the output for a while, not even root; then one may again."""
+
+    name: ClassVar[str] = "read-only-output"
+    for_s: float
+
+    @classmethod
+    def draw(cls, dice: random.Random, fleet: Fleet) -> Self:
+        return cls(dice.uniform(0.5, 4.0))
+
+    async def strike(self, rig: Rig) -> None:
+        await rig.lock_output(self.for_s)
+
+
+@dataclass(frozen=True, slots=True)
 class SecondJob(Fault):
     """Another command with a job of its own, through the same workers."""
 

@@ -69,8 +69,14 @@ class WireSlow(_Wire):
     """Little bandwidth for each connection."""
 
     name: ClassVar[str] = "wire-slow"
+    asks_twice: ClassVar[bool] = True
     bytes_per_s: int
     for_s: float
+
+    @property
+    def may_ask_twice(self) -> bool:
+        # Renewals queue behind large documents, and come too late.
+        return self.place == "redis"
 
     @classmethod
     def draw(cls, dice: random.Random, fleet: Fleet) -> Self:
