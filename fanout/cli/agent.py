@@ -20,6 +20,7 @@ from fanout.cli.target import Target
 from fanout.cli.work import Work
 from fanout.client import Fanout, connect
 from fanout.errors import UsageError
+from fanout.outputs.documents import lines_of
 from fanout.report import Report
 from fanout.schemas import load_schema
 from fanout.stall.action import OnStall
@@ -58,7 +59,7 @@ def agent(
 
     Example: fanout agent tasks.json --merge "Write one summary of these answers." -o answers.json
     """
-    listed = _read(tasks)
+    listed = read_tasks(tasks)
     if (said := said_finished(output, [str(tasks)], overwrite=overwrite)) is not None:
         return said
     merging = options.prompt_text(merge)
@@ -78,9 +79,9 @@ def agent(
         accept_changes=accept_changes,
     )
     with document_target(output, overwrite=overwrite) as target:
-        joined, report, clean = aio.run(_agent(redis, work, merging, common, target))
+        joined, report, clean, records = aio.run(_agent(redis, work, merging, common, target))
         document = orjson.dumps(
-            joined | {"report": figures(report)},
+            joined | {"report": figures(report), "records": lines_of(records)},
             option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
         )
         if output is not None and target is not None:
@@ -98,7 +99,7 @@ async def _agent(
     merging: str | None,
     common: dict[str, Any],
     target: Target | None,
-) -> tuple[dict[str, Any], Report, bool]:
+) -> tuple[dict[str, Any], Report, bool, list[Record]]:
     async with connect(redis) as fo:
         report, clean, found = await run_for_document(fo, work, target)
         records = {record.id: record for record in found}
@@ -110,7 +111,7 @@ async def _agent(
             joined["merged"] = _outcome(merged)
             report.add([merged])
             clean = clean and its_report.clean
-        return joined, report, clean
+        return joined, report, clean, found
 
 
 async def _merged(
@@ -143,7 +144,12 @@ def _text(answer: Any) -> str:
     return answer if isinstance(answer, str) else orjson.dumps(answer).decode()
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_tasks(path: Path) -> list[dict[str, Any]]:
+    """The documents of a list of tasks.
+
+    Raises:
+        UsageError: there is none.
+    """
     try:
         listed = orjson.loads(path.read_bytes())
     except OSError as error:

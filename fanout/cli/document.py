@@ -10,10 +10,11 @@ from fanout.cli.console import note
 from fanout.cli.exits import Exit
 from fanout.cli.files import check_free
 from fanout.cli.run import run, run_into
-from fanout.cli.target import Target, finished, records_beside
+from fanout.cli.target import Target, finished
 from fanout.cli.work import Work
 from fanout.client import Fanout
 from fanout.client.jobfile import JobFile
+from fanout.outputs.parquet import journal_of
 from fanout.report import Report
 from fanout.wire import Record
 
@@ -42,7 +43,7 @@ def document_target(output: Path | None, *, overwrite: bool) -> Iterator[Target 
     if output is None:
         yield None
         return
-    target = Target(str(output), records=records_beside(str(output)), overwrite=overwrite)
+    target = Target(str(output), records=journal_of(str(output)), overwrite=overwrite)
     try:
         yield target
     finally:

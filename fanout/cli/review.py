@@ -23,6 +23,7 @@ from fanout.cli.work import Work
 from fanout.client import Doc, connect
 from fanout.errors import UsageError
 from fanout.inputs import BadRow, leads_out
+from fanout.outputs.documents import lines_of
 from fanout.report import Report
 from fanout.stall.action import OnStall
 from fanout.wire import Record
@@ -109,7 +110,7 @@ def review(
         return said
     work = Work(
         kind="review",
-        docs=lambda: _documents(files),
+        docs=lambda: source_files(files),
         params=options.given(
             prompt=options.prompt_text(prompt),
             max_tokens=max_tokens,
@@ -167,7 +168,8 @@ def _files(paths: Sequence[str], include: Sequence[str], exclude: Sequence[str])
             raise UsageError(f"there is no file or folder {named}")
 
 
-def _documents(files: Iterable[Path]) -> Iterator[Doc]:
+def source_files(files: Iterable[Path]) -> Iterator[Doc]:
+    """The documents of some files, in their order."""
     for path in files:
         name = path.as_posix()
         try:
@@ -208,5 +210,10 @@ def _json(findings: list[dict[str, Any]], records: list[Record], report: Report)
         for record in records
         if record.error
     ]
-    document = {"findings": findings, "not_reviewed": missing, "report": figures(report)}
+    document = {
+        "findings": findings,
+        "not_reviewed": missing,
+        "report": figures(report),
+        "records": lines_of(records),
+    }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

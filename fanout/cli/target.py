@@ -118,6 +118,7 @@ class Target:
 
     def begin(self, file: JobFile) -> None:
         """Put the job file of a new job beside the output."""
+        file.document = self.records != self.path
         self.file = file
         file.save(self.path)
 
@@ -185,11 +186,6 @@ class Target:
 
 def _count(checkpoint: Checkpoint) -> int:
     return checkpoint.count
-
-
-def records_beside(output: str) -> str:
-    """Where the records of a document are gathered until it can be written."""
-    return f"{output}.partial.jsonl"
 
 
 def finished(output: str, inputs: Sequence[str]) -> tuple[str, bool] | None:

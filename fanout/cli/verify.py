@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -11,17 +13,27 @@ from rich.table import Table
 
 from fanout import aio
 from fanout.cli import options
+from fanout.cli.agent import read_tasks
 from fanout.cli.console import note, plain, stdout
 from fanout.cli.exits import Exit
 from fanout.cli.extract import documents
-from fanout.client import Ledger, connect
+from fanout.cli.review import source_files
+from fanout.client import Doc, Ledger, connect
 from fanout.client.audit import Audit
 from fanout.client.jobfile import JobFile
 from fanout.client.resumption import kept
 from fanout.errors import JobError, Unavailable, UsageError
 from fanout.inputs import InputError
+from fanout.outputs.parquet import journal_of
 from fanout.store import Checkpoint, Counts
 from fanout.wire import STATUSES
+
+#: How the input of each kind's command is read.
+_INPUTS: dict[str, Callable[[Sequence[str], Mapping[str, Any]], Iterable[Doc]]] = {
+    "extract": documents,
+    "review": lambda paths, reading: source_files(map(Path, paths)),
+    "agent": lambda paths, reading: read_tasks(Path(paths[0])),
+}
 
 
 def verify(
@@ -51,9 +63,9 @@ def verify(
         raise UsageError(f"there is no job file {output}.job: name the job, `verify JOB {output}`")
     if file is not None and job not in (None, file.job):
         raise UsageError(f"{output} is the output of job {file.job}, not of {job}")
-    if not os.path.exists(output) and not os.path.exists(f"{output}.partial.jsonl"):
+    if not os.path.exists(output) and not os.path.exists(journal_of(output)):
         raise UsageError(f"{output} does not exist")
-    audit = Audit(output, _elsewhere(file))
+    audit = Audit(output, _elsewhere(file), document=file is not None and file.document)
     audit.look()
     upto = aio.run(_judged(audit, redis, job or (file.job if file else ""), file))
     if (docs := _input(file, input)) is not None:
@@ -107,13 +119,16 @@ def _elsewhere(file: JobFile | None) -> Ledger | None:
     return ledger
 
 
-def _input(file: JobFile | None, named: tuple[str, ...]) -> Any:
+def _input(file: JobFile | None, named: tuple[str, ...]) -> Iterable[Doc] | None:
     reading = file.reading if file is not None else {}
-    if named:
-        return documents(named, reading)
-    if file is None or not file.inputs or file.spec.kind != "extract":
+    kind = file.spec.kind if file is not None else "extract"
+    if kind not in _INPUTS:
         return None
-    paths = [entry.path for entry in file.inputs]
+    if named:
+        return _INPUTS[kind](named, reading)
+    if file is None or not file.inputs:
+        return None
+    paths = tuple(entry.path for entry in file.inputs)
     if file.accepted:
         note("the input was changed on the way, and is not compared")
         return None
@@ -121,8 +136,8 @@ def _input(file: JobFile | None, named: tuple[str, ...]) -> Any:
         note("the input cannot be read again from here, and is not compared: --input names it")
         return None
     try:
-        return documents(paths, reading)
-    except InputError as error:
+        return _INPUTS[kind](paths, reading)
+    except (InputError, UsageError) as error:
         note(f"{error}: the input is not compared")
         return None
 

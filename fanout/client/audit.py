@@ -16,6 +16,8 @@ from fanout.client.ledger import Ledger
 from fanout.client.source import Source
 from fanout.inputs.ids import Ids
 from fanout.outputs import OutputError, read_records
+from fanout.outputs.documents import read_document
+from fanout.outputs.opening import JSON_LINES
 from fanout.outputs.parquet import journal_of
 from fanout.store import Checkpoint
 from fanout.store.bits import zeros_below
@@ -43,12 +45,16 @@ class Audit:
     """Compares an output with what is known of its job; 32 bytes an id at most.
 
     Args:
-        output: a record output.
+        output: what a command wrote.
+        document: it is one document, and no file of records.
         elsewhere: records that are in another output, and do not count as missing.
     """
 
-    def __init__(self, output: str, elsewhere: Ledger | None = None) -> None:
+    def __init__(
+        self, output: str, elsewhere: Ledger | None = None, *, document: bool = False
+    ) -> None:
         self.output = output
+        self._read = read_document if document else read_records
         self.records = 0
         #: Records that are in another output.
         self.elsewhere = elsewhere.counts.total() if elsewhere else 0
@@ -73,13 +79,14 @@ class Audit:
     def look(self) -> None:
         """Read the output."""
         seen = Ids()
-        for path in (self.output, journal_of(self.output)):
-            if path.endswith(".jsonl") and os.path.exists(path) and _is_torn(path):
+        gathered = journal_of(self.output)
+        for path in (self.output, gathered):
+            if path.endswith(JSON_LINES) and os.path.exists(path) and _is_torn(path):
                 self.note("torn last line", path)
-        if os.path.exists(journal_of(self.output)):
-            self.note("not complete", journal_of(self.output))
+        if os.path.exists(gathered):
+            self.note("not complete", gathered)
         try:
-            for record in read_records(self.output):
+            for record in self._read(self.output):
                 self._take(record, seen)
         except OutputError as error:
             self.note("unreadable", error)

@@ -73,6 +73,7 @@ class JobFile(BaseModel):
             and their digest.
         counts: records in the output by status, when this was written.
         redis: the server, without its password.
+        document: the output is one document that is written at the end, and no file of records.
         accepted: the input was changed, and `--accept-changes` took it.
         previous: ids of jobs that it was before its parameters were changed.
     """
@@ -93,6 +94,7 @@ class JobFile(BaseModel):
     digest: str = ""
     counts: dict[str, int] = Field(default_factory=dict)
     redis: str = ""
+    document: bool = False
     accepted: bool = False
     previous: list[str] = Field(default_factory=list)
     elsewhere: Elsewhere | None = None
