@@ -10,6 +10,7 @@ import pytest
 
 from fanout import Item, Record, Unavailable
 from fanout_workers.attempts import Stopping
+from fanout_workers.item import Released
 from fanout_workers.quarantine import NoQuarantine, Poison, Quarantine
 from fanout_workers.quarantine.ward import Suspect, Ward
 
@@ -186,11 +187,13 @@ async def test_a_process_that_does_not_begin_says_nothing_of_its_items(bench: Be
 
 
 async def test_what_the_child_says_is_raised(bench: Bench) -> None:
-    running = await bench.run("a", "b")
+    running = await bench.run("a", "b", "c")
     bench.wards[0].say("a", error="Stopping", message="")
     bench.wards[0].say("b", error="Odd", message="strange")
+    bench.wards[0].say("c", error="Released", message="")  # its job was paused meanwhile
     assert isinstance(await raised(running[0]), Stopping)
     assert repr(await raised(running[1])) == "RuntimeError('strange')"
+    assert isinstance(await raised(running[2]), Released)
 
 
 async def test_a_stop_sends_back_what_has_not_begun(bench: Bench) -> None:

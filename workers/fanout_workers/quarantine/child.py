@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from contextvars import copy_context
 from typing import Any
 
-from fanout import Item, Settings, Task, Unavailable
+from fanout import Item, Settings, Task
 from fanout_workers import watchdog
-from fanout_workers.attempts import Stopping
+from fanout_workers.quarantine.errors import ERRORS
 from fanout_workers.quarantine.mark import Mark, current
 from fanout_workers.quarantine.ward import LONGEST, encoded
 from fanout_workers.runtime import Runtime
@@ -118,7 +118,7 @@ class _Child:
                 words["kind"], item, words["params"], words["request_id"]
             )
             said = {"record": record.model_dump()}
-        except (Stopping, Unavailable) as error:
+        except tuple(ERRORS.values()) as error:
             said = {"error": type(error).__name__, "message": str(error)}
         except asyncio.CancelledError:
             said = {"error": "RuntimeError", "message": "cancelled"}  # nobody hears it

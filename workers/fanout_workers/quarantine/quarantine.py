@@ -10,6 +10,7 @@ from typing import Any
 
 from fanout import Item, Record, Unavailable
 from fanout_workers.attempts import Stopping
+from fanout_workers.quarantine.errors import ERRORS
 from fanout_workers.quarantine.ward import Suspect, Ward
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,6 @@ _DEATHS = 2
 _FALSE_STARTS = 3
 #: Seconds after which a child process ends that has nothing to do.
 _IDLE_S = 10.0
-#: What a child process may say instead of a record.
-_ERRORS: dict[str, type[Exception]] = {"Stopping": Stopping, "Unavailable": Unavailable}
 
 
 class Poison(Exception):
@@ -65,7 +64,7 @@ class Quarantine:
         Raises:
             Poison: it ended its process each time.
             NoQuarantine: it cannot be tried, as was found several times.
-            Stopping, Unavailable: as from the item's runner.
+            Stopping, Released, Unavailable: as from the item's runner.
         """
         order = {
             "kind": kind,
@@ -84,7 +83,7 @@ class Quarantine:
             raise
         if "record" in said:
             return Record.model_validate(said["record"])
-        raise _ERRORS.get(said["error"], RuntimeError)(said["message"])
+        raise ERRORS.get(said["error"], RuntimeError)(said["message"])
 
     def begin_stop(self) -> None:
         """Finish what is in flight, and send the rest back; on the loop."""
