@@ -8,6 +8,7 @@
     ├── Unavailable           exit code 2: Redis or an endpoint does not answer
     ├── Stalled               exit code 3: a job gives no records, and was to be left then
     └── JobError              the job is unknown, or in a state that forbids the call
+        └── Collected         somebody else collects it
 
 How one request to a model fails is a different matter: see `fanout.failures`.
 """
@@ -43,3 +44,7 @@ class Stalled(FanoutError):
 
 class JobError(FanoutError):
     """The job is unknown, or in a state that forbids the call."""
+
+
+class Collected(JobError):
+    """Another process collects the job, and only one can."""

@@ -32,6 +32,11 @@ def dropped(job_id: str) -> str:
     return f"{job(job_id)}:dropped"
 
 
+def collector(job_id: str) -> str:
+    """String with a time to live: who writes the job's records."""
+    return f"{job(job_id)}:collector"
+
+
 def worker(name: str) -> str:
     """String with a time to live: what a worker process last said of itself."""
     return f"{PREFIX}:worker:{name}"

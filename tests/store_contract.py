@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 
 import pytest
 
@@ -558,3 +559,19 @@ class StoreContract:
         pulse = await store.pulse("j")
         assert (pulse.state, pulse.next, pulse.submitted, pulse.settled) == ("sealed", 3, 3, 2)
         assert pulse.run == gone.run
+
+    async def test_one_holder_collects_a_job(self, store: Store) -> None:
+        assert await store.claim("j", "first", 60) == "first"
+        assert await store.claim("j", "second", 60) == "first"
+        assert await store.claim("other", "second", 60) == "second"
+        assert await store.claim("j", "first", 60) == "first"  # renewed
+        assert await store.claim("j", "second", 60, "another") == "first"
+        assert await store.claim("j", "second", 60, "first") == "second"  # the first is dead
+        await store.unclaim("j", "first")
+        assert await store.claim("j", "third", 60) == "second"
+        await store.unclaim("j", "second")
+        assert await store.claim("j", "third", 0.05) == "third"
+        deadline = time.monotonic() + 10
+        while await store.claim("j", "fourth", 60) != "fourth":
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)

@@ -9,8 +9,8 @@ from fanout.cli.target import Target
 from fanout.cli.work import Work
 from fanout.client import ChangedInput, Doc, Fanout, Job, new_job_id
 from fanout.client.jobfile import JobFile, models_of
-from fanout.client.resumption import collected_of, kept
-from fanout.errors import JobError, UsageError
+from fanout.client.resumption import kept
+from fanout.errors import Collected, JobError, UsageError
 from fanout.store import JobInfo
 from fanout.wire import JobSpec
 
@@ -103,6 +103,8 @@ async def _went_on(
             checkpoint=file.checkpoint,
             accept_changes=accept,
         )
+    except Collected:
+        raise
     except JobError as error:
         raise UsageError(f"{target.path} cannot go on: {error}") from error
     file.state = "open"
@@ -122,16 +124,16 @@ async def _adopted(fo: Fanout, work: Work, spec: JobSpec, target: Target, job_id
     file = JobFile.new(job_id, info.spec, fo.settings, work.inputs, work.reading)
     if changed := file.changes(spec, file.models):
         raise UsageError(f"job {job_id} was made with something else: {' and '.join(changed)}")
-    if target.is_resumable:
-        target.continue_elsewhere(file, await collected_of(fo.store, info))
-    return await fo.resume(
+    job = await fo.resume(
         job_id,
         work.docs,
         window=work.window,
-        ledger=target.ledger,
         spec=spec,
         accept_changes=work.accept_changes,
     )
+    if target.is_resumable:
+        target.continue_elsewhere(file, job.ledger)
+    return job
 
 
 def _distinct(work: Work, target: Target) -> Callable[[], Iterable[Doc]] | Iterable[Doc]:

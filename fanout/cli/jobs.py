@@ -20,6 +20,7 @@ from fanout.cli.exits import Exit
 from fanout.cli.run import written
 from fanout.cli.target import Target, check_target
 from fanout.client import Fanout, connect
+from fanout.client.claim import Claim
 from fanout.client.jobfile import JobFile
 from fanout.client.resumption import collected_of
 from fanout.errors import UsageError
@@ -147,23 +148,32 @@ async def _results(redis: str | None, job_id: str, output: str, *, overwrite: bo
     check_target(output, overwrite=overwrite)
     async with connect(redis) as fo:
         info = await fo.store.get(job_id)
-        target = Target(output, overwrite=overwrite)
+        claim = Claim(fo.store, job_id)
+        await claim.take()
         try:
-            await _claim(fo, info, target)
-            collect_seldom()
-            job = await fo.job(job_id, ledger=target.ledger)
-            async for batch in job.batches():
-                upto = (await job.info()).input
-                await written(partial(target.write, upto=upto), batch)
-            info = await job.info()
-            if info.done:
-                target.complete(info.input, cancelled=info.state == "cancelled")
-            return job.ledger.clean
+            target = Target(output, overwrite=overwrite)
+            try:
+                return await _collected(fo, info, target, claim)
+            finally:
+                target.release()
         finally:
-            target.release()
+            await claim.let_go()
 
 
-async def _claim(fo: Fanout, info: JobInfo, target: Target) -> None:
+async def _collected(fo: Fanout, info: JobInfo, target: Target, claim: Claim) -> bool:
+    await _adopt(fo, info, target)
+    collect_seldom()
+    job = await fo.job(info.id, ledger=target.ledger, claim=claim)
+    async for batch in job.batches():
+        upto = (await job.info()).input
+        await written(partial(target.write, upto=upto), batch)
+    info = await job.info()
+    if info.done:
+        target.complete(info.input, cancelled=info.state == "cancelled")
+    return job.ledger.clean
+
+
+async def _adopt(fo: Fanout, info: JobInfo, target: Target) -> None:
     """Make the output the job's, if it is not yet."""
     if target.file is not None and target.file.job != info.id:
         raise UsageError(f"{target.path} is the output of job {target.file.job}, not of {info.id}")

@@ -13,7 +13,7 @@ from fanout.cli.stalling import watched
 from fanout.cli.target import Target
 from fanout.cli.work import Work
 from fanout.client import Fanout, Job
-from fanout.errors import JobError, Unavailable
+from fanout.errors import Collected, JobError, Unavailable
 from fanout.garbage import collect_seldom
 from fanout.outputs import OutputClosed
 from fanout.report import Report
@@ -88,6 +88,8 @@ async def run_into(fo: Fanout, work: Work, target: Target) -> tuple[Report, bool
     except OutputClosed:
         await _told(job.cancel)  # who reads standard output has had enough
         raise
+    except Collected:
+        raise  # it is another's now, and goes on there
     except BaseException:
         is_told = await _told(job.pause)
         if not work.quiet:

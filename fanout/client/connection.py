@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from fanout.client.claim import Claim
 from fanout.client.documents import Doc, Docs
 from fanout.client.feeder import BATCH, Window
 from fanout.client.job import Job, new_job_id
@@ -67,6 +68,8 @@ async def connect(
         except BaseException:
             await asyncio.shield(client.abandon())
             raise
+        finally:
+            await client.let_go()
     finally:
         await store.aclose()
 
@@ -203,8 +206,31 @@ class Fanout:
         Raises:
             ChangedInput: the documents are not those that the job has been given so far.
             JobError: there is no such job, or it is cancelled.
+            Collected: another process collects it.
             Unavailable: Redis does not answer.
         """
+        claim = Claim(self.store, job_id)  # before anything is judged by what can be taken away
+        await claim.take()
+        try:
+            return await self._resumed(
+                claim, job_id, docs, window, ledger, spec, checkpoint, accept=accept_changes
+            )
+        except BaseException:
+            await claim.let_go()
+            raise
+
+    async def _resumed(
+        self,
+        claim: Claim,
+        job_id: str,
+        docs: Docs,
+        window: int | None,
+        ledger: Ledger | None,
+        spec: JobSpec | None,
+        checkpoint: Checkpoint | None,
+        *,
+        accept: bool,
+    ) -> Job:
         info = await self._known(job_id, lost=spec is not None and ledger is not None)
         made = spec if info is None else info.spec
         collected = ledger
@@ -222,7 +248,7 @@ class Fanout:
             collected,
             max(2 * size.size, 2 * BATCH),
         )
-        await judged.judge(accept=accept_changes)
+        await judged.judge(accept=accept)
         begun = await judged.begin(self.store, made, written=ledger is not None)
         job = Job(
             self.store,
@@ -230,6 +256,7 @@ class Fanout:
             made,
             ledger=collected,
             keep_s=self.settings.keep_jobs_s,
+            claim=claim,
             tell=self._say,
             broken="pause",
         )
@@ -245,14 +272,22 @@ class Fanout:
                 raise
             return None
 
-    async def job(self, job_id: str, *, ledger: Ledger | None = None) -> Job:
-        """A job submitted earlier, here or elsewhere; `ledger` holds what its output has.
+    async def job(
+        self, job_id: str, *, ledger: Ledger | None = None, claim: Claim | None = None
+    ) -> Job:
+        """A job submitted earlier, here or elsewhere.
+
+        Args:
+            job_id: its id.
+            ledger: what its output has.
+            claim: to collect it, if it has been taken already.
 
         Raises:
             JobError: there is none of that id.
         """
         info = await self.store.get(job_id)
-        return Job(self.store, job_id, info.spec, ledger=ledger, keep_s=self.settings.keep_jobs_s)
+        keep_s = self.settings.keep_jobs_s
+        return Job(self.store, job_id, info.spec, ledger=ledger, keep_s=keep_s, claim=claim)
 
     async def submitted(self) -> None:
         """Wait until the documents of every job have been submitted.
@@ -271,6 +306,11 @@ class Fanout:
                 with suppress(Unavailable, TimeoutError):
                     async with asyncio.timeout(_TOLD_S):
                         await job.cancel()
+
+    async def let_go(self) -> None:
+        """Let others collect the jobs of this client."""
+        for job in self._jobs:
+            await job.let_go()
 
     def _say(self, words: str) -> None:
         self.tell(words)

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Literal
 
 from fanout.aio import ended
+from fanout.client.claim import Claim
 from fanout.client.feeder import Begun, Feeder, Window
 from fanout.client.ledger import Ledger
 from fanout.client.reconciler import Reconciler
@@ -32,6 +33,7 @@ class Job:
         spec: what its items share.
         ledger: the records that are safe in its output.
         keep_s: seconds after which Redis forgets it when it is done and collected.
+        claim: to collect it, if it has been taken already.
         broken: what becomes of it when reading its input fails.
         tell: told in a sentence of losses of Redis that were mended; the log unless given.
     """
@@ -44,6 +46,7 @@ class Job:
         *,
         ledger: Ledger | None = None,
         keep_s: float | None = None,
+        claim: Claim | None = None,
         broken: Literal["cancel", "pause"] = "cancel",
         tell: Callable[[str], None] = log.warning,
     ) -> None:
@@ -53,6 +56,7 @@ class Job:
         self._store = store
         self._keep_s = keep_s
         self._broken = broken
+        self._claim = claim or Claim(store, identity)
         self._collecting = False
         self._feeder = Feeder(store, identity, spec, self.ledger, lambda: self._collecting, tell)
         self._reconciler = Reconciler(store, identity, spec, self._feeder, tell)
@@ -121,13 +125,18 @@ class Job:
         Redis forgets a batch when the next one is asked for, so a collector that makes each batch
         durable before it goes on loses nothing; and what its output holds already (`ledger`) does
         not come again.
+
+        Raises:
+            Collected: another process collects the job.
         """
+        await self._claim.take()
         self._collecting = True
         # Only who collects knows all that has ended, and only who feeds all that was submitted.
         reconciling = asyncio.create_task(self._reconciler.run(), name=f"reconcile {self.id}")
         try:
             while True:
                 self._raise_feeding_error()
+                self._claim.check()
                 # From the start: what has been collected is trimmed, and a store that comes back
                 # with older data holds again what it had forgotten.
                 batch = await self._store.read(self.id, "0-0", limit, _READ_S)
@@ -143,6 +152,7 @@ class Job:
         finally:
             await ended(reconciling)
             self._collecting = False  # what nobody reads must not hold the feeder up
+            await self._claim.let_go()
 
     async def wait(self) -> JobInfo:
         """Wait until every item has ended, leaving the records where they are."""
@@ -150,6 +160,10 @@ class Job:
         while not (info := await self._feeder.info()).done:
             await asyncio.sleep(_READ_S)
         return info
+
+    async def let_go(self) -> None:
+        """Let others collect it."""
+        await self._claim.let_go()
 
     async def _all_read(self) -> bool:
         info = await self._feeder.info()

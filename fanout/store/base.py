@@ -350,6 +350,19 @@ class Store(Protocol):
     async def trim(self, job: str, upto: str) -> None:
         """Forget the records up to the cursor: they are safe elsewhere."""
 
+    async def claim(self, job: str, holder: str, ttl_s: float, gone: str = "") -> str:
+        """Be the one who collects a job for so many seconds; returns who is.
+
+        Args:
+            job: its id; the store need not know it.
+            holder: who asks: a name that nobody else has.
+            ttl_s: seconds until somebody else may, unless it is claimed again.
+            gone: a holder that is known to live no more, and whose claim is void.
+        """
+
+    async def unclaim(self, job: str, holder: str) -> None:
+        """Let somebody else collect, if it is the holder who does."""
+
     async def unread(self, job: str) -> int:
         """How many records the store holds for the job."""
 

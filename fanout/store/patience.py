@@ -31,6 +31,7 @@ _T = TypeVar("_T")
 _WAITING = frozenset({
     "get", "submit", "reject", "seal", "pause", "cancel", "state", "read", "trim", "unread",
     "restore", "withdraw", "resubmit", "settled", "keep", "note_output", "endpoint", "missing",
+    "claim",
 })  # fmt: skip
 #: Those of them that may take a while.
 _SLOW = frozenset({"missing"})

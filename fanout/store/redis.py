@@ -104,6 +104,8 @@ class RedisStore:
         self._recovery = Recovery(client)
         self._checkup = Checkup(client)
         self._read = client.register_script(scripts.READ)
+        self._claim = client.register_script(scripts.CLAIM)
+        self._unclaim = client.register_script(scripts.UNCLAIM)
         self._settling = Settling(self._end_all, linger_s)
 
     @classmethod
@@ -337,6 +339,15 @@ class RedisStore:
             await self._redis.xtrim(
                 keys.records(job), minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False
             )
+
+    async def claim(self, job: str, holder: str, ttl_s: float, gone: str = "") -> str:
+        with self._answering():
+            args: list[str | int] = [holder, round(ttl_s * 1000), gone]
+            return str((await self._claim(keys=[keys.collector(job)], args=args)).decode())
+
+    async def unclaim(self, job: str, holder: str) -> None:
+        with self._answering():
+            await self._unclaim(keys=[keys.collector(job)], args=[holder])
 
     async def unread(self, job: str) -> int:
         with self._answering():

@@ -133,3 +133,21 @@ while #lines < limit and room > 0 do
 end
 return {last, table.concat(lines, '\\n'), ordinals}
 """
+
+# KEYS collector; ARGV holder, ttl in ms, holder that is known to be gone or ''
+# Who collects from now on.
+CLAIM = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] and holder ~= ARGV[3] then
+  return holder
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+"""
+
+# KEYS collector; ARGV holder
+UNCLAIM = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+end
+"""

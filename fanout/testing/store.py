@@ -64,6 +64,7 @@ class MemoryStore:
         self._jobs: dict[str, _Job] = {}
         self._queues: dict[str, deque[Item]] = {}
         self._workers: dict[str, tuple[WorkerInfo, float]] = {}
+        self._collectors: dict[str, tuple[str, float]] = {}
         self._concurrency: dict[str, int] = {}
         self._auto: dict[str, int] = {}
         self._decisions: dict[str, deque[Decided]] = {}
@@ -282,6 +283,18 @@ class MemoryStore:
         records = self._jobs[job].records if job in self._jobs else None
         while records and records[0][0] <= _serial(upto):
             records.popleft()
+
+    async def claim(self, job: str, holder: str, ttl_s: float, gone: str = "") -> str:
+        now = time.monotonic()
+        held, until = self._collectors.get(job, (holder, 0.0))
+        if held not in (holder, gone) and until > now:
+            return held
+        self._collectors[job] = holder, now + ttl_s
+        return holder
+
+    async def unclaim(self, job: str, holder: str) -> None:
+        if job in self._collectors and self._collectors[job][0] == holder:
+            del self._collectors[job]
 
     async def unread(self, job: str) -> int:
         return len(self._jobs[job].records) if job in self._jobs else 0

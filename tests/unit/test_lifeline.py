@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fanout_workers.lifeline import Lifeline
+from fanout.lifeline import Lifeline
 
 
 @pytest.fixture

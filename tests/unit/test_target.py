@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from fanout import Endpoint, Record, Settings, UsageError
-from fanout.cli.target import Target, finished, records_beside
+from fanout.cli.target import Target, finished
 from fanout.client import Ledger
 from fanout.client.audit import Audit
 from fanout.client.jobfile import JobFile
 from fanout.client.source import Source
 from fanout.outputs import OutputError, read_records
 from fanout.outputs.dropping import drop_records
+from fanout.outputs.parquet import journal_of
 from fanout.store import Checkpoint
 from fanout.wire import JobSpec, Status, sha256_of
 
@@ -163,9 +164,9 @@ def test_nothing_is_dropped_from_what_cannot_be_read() -> None:
 
 
 def test_a_document_is_put_in_the_place_of_its_records() -> None:
-    begun("found.json", 1, 2, records=records_beside("found.json"))
+    begun("found.json", 1, 2, records=journal_of("found.json"))
     assert not Path("found.json").exists()
-    target = Target("found.json", records=records_beside("found.json"))
+    target = Target("found.json", records=journal_of("found.json"))
     write(target, record(0))
     target.complete(Checkpoint(3, "end"), cancelled=False)
     assert sorted(r.ordinal or 0 for r in target.all_records()) == [0, 1, 2]

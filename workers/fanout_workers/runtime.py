@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 
 from fanout import Settings, Task, Unavailable
 from fanout.aio import ended
+from fanout.lifeline import Lifeline, common_folder
 from fanout.store import RedisStore, Store, WorkerInfo
 from fanout.store.connecting import client_of
 from fanout_workers.attempts import Asker
@@ -27,7 +28,6 @@ from fanout_workers.item import ItemRunner
 from fanout_workers.jobs import Jobs
 from fanout_workers.leader import Leaders
 from fanout_workers.leases import Leases
-from fanout_workers.lifeline import Lifeline, common_folder
 from fanout_workers.model import ModelClient, open_transport
 from fanout_workers.permits import Permits
 from fanout_workers.server_page import ServerPage

@@ -78,6 +78,10 @@ class Lifeline:
         finally:
             os.close(file)
 
+    def is_here(self, holder: str) -> bool:
+        """Whether a process certainly lives, on this host."""
+        return not self.is_dead(holder) and self._path_of(holder).exists()
+
     def _path_of(self, holder: str) -> Path:
         # A name may hold what no file name may.
         return self._folder / f"{hashlib.sha256(holder.encode()).hexdigest()[:32]}.alive"
