@@ -55,6 +55,8 @@ class Model:
         self._loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", self.port).start())
         self._up.set()
         self._loop.run_forever()
+        for task in asyncio.all_tasks(self._loop):  # requests that are to hang for long
+            task.cancel()
         self._loop.run_until_complete(runner.cleanup())
         self._loop.close()
 

@@ -22,6 +22,7 @@ from fanout_workers.delivery import Deliveries, Delivery
 from fanout_workers.intake import RESERVE, Intake
 from fanout_workers.item import Released
 from fanout_workers.liveness import Liveness
+from fanout_workers.parting import Parting, parting_from
 from fanout_workers.pool import on_loop_start, on_loop_stop, run_directly
 from fanout_workers.quarantine import Quarantine
 from fanout_workers.runtime import Runtime
@@ -92,7 +93,7 @@ def create_app(
             "socket_keepalive": True,
         },
     )
-    host = _Host(Runtime(settings, tier, name, kinds), command)
+    host = _Host(Runtime(settings, tier, name, kinds), command, parting_from(settings.redis_url))
     intake = Intake(host.runtime.permits, queue_of(tier), host.runtime.send_back)
     liveness = Liveness(intake, host.begin_stop, settings.stuck_after_s)
     for step in (intake.step(), liveness.step()):
@@ -110,8 +111,9 @@ def create_app(
 class _Host:
     """What runs the items, from the start of the event loop to its end."""
 
-    def __init__(self, runtime: Runtime, command: Sequence[str]) -> None:
+    def __init__(self, runtime: Runtime, command: Sequence[str], parting: Parting) -> None:
         self.runtime = runtime
+        self._parting = parting
         self._command = command
         self._loop: asyncio.AbstractEventLoop | None = None
         self._quarantine: Quarantine | None = None
@@ -131,6 +133,7 @@ class _Host:
 
     def begin_stop(self) -> None:
         """Let what is in flight finish, and send the rest back; callable from any thread."""
+        self._parting.begin()
         self.runtime.begin_stop()
         if self._quarantine is not None and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._quarantine.begin_stop)

@@ -28,6 +28,8 @@ logger = log.get_logger(__name__)
 
 #: How long a cold shutdown waits for cancelled coroutines and for the stop hooks, in seconds.
 COLD_GRACE_S = 10.0
+#: Seconds between two turns of a hub that fails, while the worker stops.
+_AGAIN_S = 0.1
 
 
 class AsyncPool(BasePool):
@@ -252,17 +254,26 @@ class AsyncPool(BasePool):
         # The shutdown may have begun on a lost connection, when the hub had forgotten the bell.
         self._hub.remove_reader(self._bell)
         self.register_with_event_loop(self._hub)
-        ticks = self._hub.create_loop()
+        ticks, told = self._hub.create_loop(), ""
         while not (done() or _is_cold()):
             try:
                 next(ticks)
             except StopIteration:
-                ticks = self._hub.create_loop()
+                ticks = self._pause_hub()
             except Exception as error:  # noqa: BLE001  # the tasks must end, whatever it is
-                logger.warning("The connection failed during the shutdown: %r", error)
+                # A broker that is away fails at each turn, before the bell is heard.
+                if (said := repr(error)) != told:
+                    logger.warning("The connection failed during the shutdown: %s", said)
+                    told = said
                 _tell(self._hub.reset)
                 self.register_with_event_loop(self._hub)
-                ticks = self._hub.create_loop()
+                ticks = self._pause_hub()
+
+    def _pause_hub(self) -> Any:
+        """Another generator of the hub's turns, for one that has ended, and not too soon."""
+        time.sleep(_AGAIN_S)
+        self._answer()
+        return self._hub.create_loop()
 
     def _end(self) -> None:
         for job in self._running:
