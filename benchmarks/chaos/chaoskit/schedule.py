@@ -82,10 +82,10 @@ async def _through(rig: Rig, outcome: Outcome) -> None:
     waiting = list(rig.plan.events)
     striking: set[asyncio.Task[None]] = set()
     rates: list[tuple[float, int]] = []
-    while not _all_done(rig):
+    while not _all_done(rig) or not _all_struck(striking):  # a late fault may start a job
         written = sum(job.written for job in rig.jobs)
         now = time.monotonic()
-        if written != progress or any(not task.done() for task in striking):
+        if written != progress or not _all_struck(striking):
             outcome.quiet_s = max(outcome.quiet_s, round(now - moved, 1))
             moved, progress = now, written
         if now > deadline or now > moved + QUIET_S:
@@ -135,6 +135,10 @@ async def _let_them_end(striking: set[asyncio.Task[None]]) -> None:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def _all_struck(striking: set[asyncio.Task[None]]) -> bool:
+    return all(task.done() for task in striking)
 
 
 def _all_done(rig: Rig) -> bool:
