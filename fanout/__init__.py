@@ -14,7 +14,7 @@ from fanout.errors import (
     UsageError,
 )
 from fanout.failures import Failure, Kind
-from fanout.params import SchemaParam
+from fanout.params import SchemaParam, Temperature
 from fanout.schemas import InvalidReply, OutputSchema, SchemaError, load_schema
 from fanout.settings import Endpoint, Settings, load_settings
 from fanout.stall import Stall, StallWatch
@@ -52,6 +52,7 @@ __all__ = [
     "StallWatch",
     "Stalled",
     "Task",
+    "Temperature",
     "Timing",
     "Unavailable",
     "UnknownTask",

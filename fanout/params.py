@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fanout.schemas import OutputSchema
+
+#: Sampling temperature; what is no number cannot be sent as JSON.
+Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class SchemaParam(BaseModel):

@@ -55,6 +55,10 @@ def _is_name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_is_name)]
 
 
+#: The largest N of an endpoint: what a worker's prefetch count can hold.
+LARGEST_N = 65_535
+
+
 def _is_concurrency(value: Any) -> Any:
     # In one place: a union would answer with the complaints of each of its members.
     if value == "auto":
@@ -65,6 +69,10 @@ def _is_concurrency(value: Any) -> Any:
         number = None
     if type(number) is not int or number < 1:
         raise ValueError(f'{value!r} is neither a number from 1 up nor "auto"')
+    if number > LARGEST_N:
+        raise ValueError(
+            f"{number} requests in flight are more than {LARGEST_N}"
+        )
     return number
 
 
@@ -98,7 +106,7 @@ class Endpoint(BaseModel):
     tier: Name = "default"
     concurrency: Concurrency = 64
     start_concurrency: PositiveInt = 16
-    max_concurrency: PositiveInt = 1024
+    max_concurrency: PositiveInt = Field(default=1024, le=LARGEST_N)
     api_key: SecretStr | None = None
     api_key_file: Path | None = None
     reasoning_effort: Effort | None = None

@@ -14,7 +14,7 @@ from fanout.cli.decisions import log
 from fanout.cli.exits import Exit
 from fanout.client import Fanout, connect
 from fanout.errors import UsageError
-from fanout.settings import Endpoint, Settings
+from fanout.settings import LARGEST_N, Endpoint, Settings
 from fanout.store import EndpointInfo
 
 endpoint = App(
@@ -55,8 +55,8 @@ def change(
 
     Example: fanout endpoint set heavy --concurrency 192
     """
-    if concurrency < 0:
-        raise UsageError("--concurrency is a number from 0 up")
+    if not 0 <= concurrency <= LARGEST_N:
+        raise UsageError(f"--concurrency is a number from 0 to {LARGEST_N}")
     return aio.run(_set(redis, name, concurrency))
 
 

@@ -63,9 +63,7 @@ def extract(
     reasoning_effort: options.ReasoningEffort = None,
     tier: options.Tier = None,
     redis: options.Redis = None,
-    window: Annotated[
-        int | None, Parameter(help="Items submitted ahead of what is written; default: 4 x N.")
-    ] = None,
+    window: options.Window = None,
     results: options.Results = False,
     overwrite: options.Overwrite = False,
     resume: options.Resume = None,

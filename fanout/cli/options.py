@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from fanout.errors import UsageError
 
@@ -48,6 +48,13 @@ ReasoningEffort = Annotated[
 ]
 Prompt = Annotated[
     str | None, Parameter(help="Instruction to the model; @FILE reads it from a file.")
+]
+Window = Annotated[
+    int | None,
+    Parameter(
+        help="Items submitted ahead of what is written; default: 4 x N.",
+        validator=validators.Number(gte=1),
+    ),
 ]
 Results = Annotated[
     bool,

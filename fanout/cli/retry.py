@@ -26,9 +26,7 @@ def retry(
     failed: Annotated[
         bool, Parameter(negative="", help="Those that ended failed or invalid.")
     ] = False,
-    window: Annotated[
-        int | None, Parameter(help="Items submitted ahead of what is written; default: 4 x N.")
-    ] = None,
+    window: options.Window = None,
     redis: options.Redis = None,
     on_stall: options.OnStall = "wait",
     quiet: options.Quiet = False,

@@ -7,7 +7,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fanout import ChatRequest, Invalid, InvalidReply, Message, Reply, SchemaParam, Task
+from fanout import (
+    ChatRequest,
+    Invalid,
+    InvalidReply,
+    Message,
+    Reply,
+    SchemaParam,
+    Task,
+    Temperature,
+)
 
 PROMPT = "Do the task that the user gives. Answer with the result alone, short and complete."
 
@@ -20,7 +29,7 @@ class AgentParams(BaseModel):
     output: SchemaParam | None = Field(default=None, alias="schema")
     prompt: str = PROMPT
     max_tokens: int = Field(1024, ge=1, le=1_000_000)
-    temperature: float | None = None
+    temperature: Temperature | None = None
     reasoning_effort: str | None = None
 
 

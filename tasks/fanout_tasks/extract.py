@@ -17,6 +17,7 @@ from fanout import (
     Reply,
     SchemaParam,
     Task,
+    Temperature,
 )
 
 DEFAULT_PROMPT = """\
@@ -45,7 +46,7 @@ class ExtractParams(BaseModel):
     prompt: str = DEFAULT_PROMPT
     show_schema: bool = True
     max_tokens: int = Field(1024, ge=1, le=1_000_000)
-    temperature: float = 0.0
+    temperature: Temperature = 0.0
     reasoning_effort: str | None = None
     fields: tuple[str, ...] = ()
 

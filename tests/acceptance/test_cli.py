@@ -42,6 +42,8 @@ EXTRACT = ("extract", "docs.jsonl", "--schema", "schema.json", "-o", "out.jsonl"
         ((*EXTRACT[:5], "out.xlsx"), "out.xlsx"),
         ((*EXTRACT, "--prompt", "@missing.md"), "missing.md"),
         ((*EXTRACT, "--window", "many"), "window"),
+        ((*EXTRACT, "--window", "0"), "window"),
+        (("endpoint", "set", "any", "-j", "65536"), "from 0 to 65535"),
         (("review", "missing"), "missing"),
         (("agent", "missing.json"), "missing.json"),
     ],

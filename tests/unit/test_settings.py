@@ -118,6 +118,8 @@ def test_the_file_named_by_the_environment(folder: Path, monkeypatch: pytest.Mon
         ("[endpoint.a]\nmodel = 'x'", "endpoint.a.url: "),
         ('[endpoint.a]\nurl = "a:8000"', "endpoint.a.url: 'a:8000' is not an http:// or https://"),
         ('[endpoint.a]\nurl = "http://a"\nconcurrency = 0', "endpoint.a.concurrency: "),
+        ('[endpoint.a]\nurl = "http://a"\nconcurrency = 65536', "are more than 65535"),
+        ('[endpoint.a]\nurl = "http://a"\nmax_concurrency = 65536', "max_concurrency: "),
         ('[endpoint.a]\nurl = "http://a"\ntier = "a b"', "'a b' is not a name"),
         ('[endpoint."a/b"]\nurl = "http://a"', "'a/b' is not a name"),
         ('[endpoint.a]\nurl = "http://a"\nreasoning_effort = "max"', "reasoning_effort: "),
