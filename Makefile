@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes, a file in one of them: fixtures of a module or session are made once where they serve.
+TWO := -n 2 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -39,7 +41,7 @@ up: $(VENV)/.demo  ## Redis, a local model, a worker and Flower, until Ctrl-C
 	@$(BIN)/fanout up $(ARGS)
 
 test: $(VENV)/.dev  ## all tests: unit, integration, acceptance
-	@$(BIN)/python -P -m pytest $(ARGS)
+	@$(BIN)/python -P -m pytest $(TWO) $(ARGS)
 
 unit: $(VENV)/.dev  ## the tests without network, in seconds
 	@$(BIN)/python -P -m pytest tests/unit $(ARGS)
@@ -69,7 +71,7 @@ wheel: $(VENV)/.dev  ## build dist/*.whl, install it into an empty environment a
 	  --require-hashes -r requirements/demo.lock -r requirements/dev.lock; \
 	$$place/venv/bin/python -m pip --disable-pip-version-check --quiet install --no-deps dist/*.whl; \
 	cp -r tests pyproject.toml $$place; cd $$place; \
-	venv/bin/python -P -m pytest tests/unit tests/acceptance/test_cli.py
+	venv/bin/python -P -m pytest $(TWO) tests/unit tests/acceptance/test_cli.py
 
 lock:  ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -89,6 +89,11 @@ class Seen:
                 return f"the server answered HTTP {_most(self.statuses)}: look into its log"
             case Kind.SERVER if "web page" in _most(self.words):
                 return "what answered is no model server but a web page: check the endpoint's url"
+            case Kind.SCHEMA if "there is no line" in _most(self.words):
+                return (
+                    "the model reported lines that the file does not have: review smaller files, "
+                    "or ask a larger model"
+                )
             case Kind.EMPTY if self.reasoning:
                 return (
                     "the model thought and answered nothing: raise max_tokens, or set "

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -24,6 +28,10 @@ def log(
     name: Annotated[str, Parameter(help="The endpoint.")],
     *,
     lines: Annotated[int, Parameter(name=["--lines", "-n"], help="How many, the last ones.")] = 20,
+    as_json: Annotated[
+        bool,
+        Parameter(name="--json", negative="", help="One JSON object a line, with all figures."),
+    ] = False,
     redis: options.Redis = None,
 ) -> int:
     """Show the last decisions on an endpoint's N, oldest first.
@@ -32,20 +40,29 @@ def log(
     """
     if lines < 1:
         raise UsageError("--lines is a number from 1 up")
-    return aio.run(_log(redis, name, lines))
+    return aio.run(_log(redis, name, lines, as_json))
 
 
-async def _log(redis: str | None, name: str, lines: int) -> int:
+async def _log(redis: str | None, name: str, lines: int, as_json: bool) -> int:
     async with connect(redis) as fo:
         known = fo.settings.endpoint
         if name not in known:
             raise UsageError(f"there is no endpoint {name!r}; configured: {', '.join(known)}")
         found = await fo.store.decisions(name, lines)
+    if as_json:
+        sys.stdout.writelines(line + "\n" for line in lines_of(list(reversed(found))))
+        return Exit.CLEAN
     if not found:
         stdout.print("nothing has been decided yet")
         return Exit.CLEAN
     stdout.print(table_of(list(reversed(found))))
     return Exit.CLEAN
+
+
+def lines_of(decisions: list[Decided]) -> Iterator[str]:
+    """The decisions as JSON, one a line, in the order given, with all that was recorded."""
+    # ASCII alone: a reason comes from another process, and stdout may be a terminal.
+    return (json.dumps(asdict(one)) for one in decisions)
 
 
 def table_of(decisions: list[Decided]) -> Table:

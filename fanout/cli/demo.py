@@ -78,6 +78,7 @@ def demo(
         if keep:
             note(f"everything still runs, Flower at {services.flower_url}; Ctrl-C stops it")
             return watch(services)
+    _say("all that was started is stopped again, Flower too; --keep leaves it running", quiet)
     return Exit.CLEAN if report.clean else Exit.NOT_OK
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
-from conftest import Stack
 from kit import alive_in, fanout, hostile, started, until
 from pydantic import BaseModel
+from stacks import Stack
 
 import fanout as fo
 

@@ -34,6 +34,7 @@ def test_a_short_demo(tmp_path: Path) -> None:
         assert record["timing"]["ttft_s"] > 0
     assert "tokens/s" in done.stderr
     assert "characters.jsonl" in done.stderr
+    assert "Flower too" in done.stderr.splitlines()[-1]
     report = json.loads((here / "fanout-demo/report.json").read_text())
     assert report["items"] == 5
     until(lambda: not alive_in(here), "no process is left")

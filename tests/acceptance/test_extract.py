@@ -11,9 +11,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import Stack
 from kit import FANOUT, alive_in, closed_port, environment, fanout, started, until
 from model_server import MODEL
+from stacks import Stack
 
 SCHEMA = {
     "title": "Thing",

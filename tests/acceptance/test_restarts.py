@@ -9,9 +9,9 @@ import tomllib
 from pathlib import Path
 
 import redis
-from conftest import model_server
 from kit import fanout, hostile, started, until
 from model_server import MODEL
+from stacks import model_server
 
 SCHEMA = {"title": "T", "type": "object", "properties": {"word": {"type": "string"}}}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import Stack
 from kit import FANOUT, environment, fanout, until
+from stacks import Stack
 
 COUNT = 200
 EXTRACT = ("extract", "docs.jsonl", "--schema", "schema.json", "-o", "out.jsonl", "--window", "40")

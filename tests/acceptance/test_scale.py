@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import Stack
 from kit import FANOUT, environment
+from stacks import Stack
 
 from fanout.cli.exits import Exit
 

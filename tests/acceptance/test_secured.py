@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import Stack, model_server
 from kit import alive_in, closed_port, fanout, hostile, started, until
 from model_server import MODEL
+from stacks import Stack, model_server
 
 SCHEMA = {"title": "T", "type": "object", "properties": {"word": {"type": "string"}}}
 PASSWORD = "open/sesame"

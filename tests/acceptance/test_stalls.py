@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import model_server
 from kit import FANOUT, environment, fanout, hostile, started, until
 from model_server import MODEL
+from stacks import model_server
 
 SCHEMA = {"title": "T", "type": "object", "properties": {"word": {"type": "string"}}}
 #: Seconds of silence that are nothing special, here.

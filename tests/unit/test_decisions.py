@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 
 from rich.console import Console
 
-from fanout.cli.decisions import table_of
+from fanout.cli.decisions import lines_of, table_of
 from fanout.store import Decided
 
 
@@ -20,3 +21,11 @@ def test_the_figures_that_are_there_have_columns() -> None:
     assert "16 → 20" in one
     assert one.split()[-2:] == ["16", "0.25"]
     assert "holding [red]" in other
+
+
+def test_as_json_nothing_is_rounded_or_left_out() -> None:
+    one = Decided(5.25, 20, 16, "ramp", "first\u009bstep\n", {"tokens_per_s": 1234.5678}, "host-1")
+    (line,) = lines_of([one])
+    assert line.isascii()
+    assert "\n" not in line
+    assert Decided(**json.loads(line)) == one

@@ -85,6 +85,10 @@ def test_records_of_an_older_version_say_less() -> None:
         (bad("server", "HTTP 502: Bad Gateway"), "HTTP 502"),
         (bad("server", "the reply is a web page, no JSON: <html>"), "check the endpoint's url"),
         (bad("empty", "empty", usage=Usage(completion=9, reasoning=9)), "answered nothing: raise"),
+        (
+            bad("schema", "the file has 18 lines, there is no line 19"),
+            "lines that the file does not have",
+        ),
         (bad("input", "no text"), "mend it and run it again"),
     ],
 )
