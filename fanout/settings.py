@@ -70,9 +70,7 @@ def _is_concurrency(value: Any) -> Any:
     if type(number) is not int or number < 1:
         raise ValueError(f'{value!r} is neither a number from 1 up nor "auto"')
     if number > LARGEST_N:
-        raise ValueError(
-            f"{number} requests in flight are more than {LARGEST_N}"
-        )
+        raise ValueError(f"{number} requests in flight are more than {LARGEST_N}")
     return number
 
 

@@ -6,8 +6,8 @@ import json
 import subprocess
 import urllib.request
 
-from conftest import Stack
 from kit import FANOUT, environment, fanout, until
+from stacks import Stack
 
 COUNT = 20
 SCHEMA = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}

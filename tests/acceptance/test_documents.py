@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-from conftest import Stack
 from kit import FANOUT, environment, fanout, until
+from stacks import Stack
 
 COUNT = 60
 SCHEMA = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
