@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from fanout import ErrorInfo, Record, Timing, Usage
 from fanout.advice import Seen
-from fanout.cli.console import stdout
 from fanout.cli.summary import figures, summary
 from fanout.failures import ADVICE, Kind
 from fanout.report import Report
@@ -20,9 +21,10 @@ def bad(kind: Any, message: str, **more: Any) -> Record:
 
 
 def shown(report: Report) -> str:
-    with stdout.capture() as capture:
-        stdout.print(summary(report))
-    return capture.get()
+    # A width of its own: that of `stdout` follows the process that runs the tests.
+    console = Console(width=160, file=io.StringIO(), record=True, markup=False, highlight=False)
+    console.print(summary(report))
+    return console.export_text()
 
 
 def test_counts_add_up() -> None:
