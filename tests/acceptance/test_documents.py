@@ -73,9 +73,16 @@ def folder(stack: Stack) -> Path:
     return stack.folder
 
 
-def asked(stack: Stack) -> int:
+def stats(stack: Stack) -> dict[str, int]:
     with urllib.request.urlopen(f"http://127.0.0.1:{stack.model_port}/stats") as reply:
-        return int(json.load(reply)["asked"])
+        told: dict[str, int] = json.load(reply)
+    return told
+
+
+def asked(stack: Stack) -> int:
+    """How often the server was asked so far, by whatever was at work before as well."""
+    until(lambda: stats(stack)["now"] == 0, "nothing is in flight")
+    return stats(stack)["asked"]
 
 
 def killed(folder: Path, case: Case) -> None:

@@ -54,7 +54,7 @@ def test_two_endpoints_hold_the_sum_and_one_of_them_dies_and_comes_back() -> Non
 
 
 def test_items_wait_for_the_only_endpoint_and_none_fails() -> None:
-    line = referee("--n", "24", "--items", "300", "outage")["outage"]
+    line = referee("--n", "24", "--items", "480", "outage")["outage"]
     assert line["back_s"] is not None
 
 

@@ -181,7 +181,7 @@ def test_two_endpoints_in_one_chart_with_the_user_s_own_documents(folder: Path) 
 
 
 def test_a_refusing_server_is_said_with_its_words(folder: Path) -> None:
-    with simulated(folder, "moe", "--speed", "200", "--max-num-queued-reqs", "4") as url:
+    with simulated(folder, "moe", "--speed", "20", "--max-num-queued-reqs", "4") as url:
         done = fanout("sweep", url, "-c", "2,16", *SMALL, "-o", "full", cwd=folder)
     assert done.returncode == 0, done.stderr
     few, many = sweeps_of(folder / "full.json")[0]["points"]
