@@ -65,15 +65,16 @@ _STATUS = {
 
 
 #: HTTP statuses of a refused request that are the endpoint's fault, never an item's: the key, the
-#: model or the path is wrong there.
-MISFIT = frozenset({401, 403, 404})
+#: model or the path is wrong there, or its URL leads to another one.
+MISFIT = frozenset({301, 302, 303, 307, 308, 401, 403, 404})
 
 
 def kind_of_status(status: int) -> Kind:
     """Failure kind of an HTTP status that is not 2xx.
 
     vLLM with a bounded queue answers 503 where others answer 429; 529 is Anthropic's overload.
-    A redirect is a wrong URL in the configuration, so it counts as a bad request.
+    A redirect is a wrong URL in the configuration: it is not followed, for it would take documents
+    and the key to another host.
     """
     if known := _STATUS.get(status):
         return known
@@ -94,6 +95,8 @@ class Failure(Exception):
         usage: tokens that the try cost, as far as the server said; they count although it failed.
         finish_reason: why the server ended a reply that is no good.
         excused: whether it says nothing about the item, and spends none of its attempts.
+        hung_up: whether the server took the connection and closed it without a reply.
+        final: whether no further try is to be made.
     """
 
     def __init__(
@@ -114,6 +117,8 @@ class Failure(Exception):
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
         self.excused = False
+        self.hung_up = False
+        self.final = False
 
     @property
     def is_endpoints(self) -> bool:

@@ -104,6 +104,8 @@ async def test_a_redirect_is_not_followed() -> None:
 
     failure = await failure_of(handler)
     assert (failure.kind, failure.status) == (Kind.REQUEST, 302)
+    assert failure.message == "HTTP 302: it redirects to /elsewhere, which is not followed"
+    assert failure.is_endpoints  # its URL is wrong: items wait
 
 
 async def test_a_reply_that_breaks_off() -> None:
@@ -126,7 +128,8 @@ async def test_a_connection_that_is_closed_before_the_reply() -> None:
         request.transport.close()
         return web.Response()
 
-    assert (await failure_of(handler)).kind is Kind.CONNECT
+    failure = await failure_of(handler)
+    assert (failure.kind, failure.hung_up) == (Kind.CONNECT, True)
 
 
 async def test_a_port_that_nobody_listens_on() -> None:
@@ -137,7 +140,7 @@ async def test_a_port_that_nobody_listens_on() -> None:
     client = ModelClient(Endpoint(url=f"http://127.0.0.1:{port}", model="m"), transport)
     with pytest.raises(Failure, match=rf"connect: 127\.0\.0\.1:{port}: ") as caught:
         await client.complete(REQUEST)
-    assert caught.value.kind is Kind.CONNECT
+    assert (caught.value.kind, caught.value.hung_up) == (Kind.CONNECT, False)
     await transport.aclose()
 
 
@@ -237,7 +240,7 @@ async def test_what_is_no_http_is_a_failure() -> None:
     client = ModelClient(Endpoint(url=f"http://127.0.0.1:{port}", model="m"), transport)
     with pytest.raises(Failure) as caught:
         await client.complete(REQUEST)
-    assert caught.value.kind is Kind.CONNECT
+    assert (caught.value.kind, caught.value.hung_up) == (Kind.SERVER, False)
     await transport.aclose()
     async with asyncio.timeout(10):
         await answered.wait()

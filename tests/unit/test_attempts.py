@@ -17,7 +17,7 @@ from fanout.failures import POLICIES
 from fanout.testing import Answer, Completion, FakeEndpoint, faults
 from fanout.testing.endpoint import Sent
 from fanout.testing.faults import Fault
-from fanout_workers.attempts import Asker, Effort, Stopping
+from fanout_workers.attempts import HANG_UPS, Asker, Effort, Stopping
 from fanout_workers.model import ModelClient
 from fanout_workers.permits import Permits
 
@@ -172,7 +172,7 @@ async def test_a_timeout_gets_one_more_try(monkeypatch: pytest.MonkeyPatch) -> N
         faults.RESET,
         faults.UNAVAILABLE,
         faults.RATE_LIMITED,
-        *(faults.refused_request(status, "no") for status in (401, 403, 404)),
+        *(faults.refused_request(status, "no") for status in (307, 401, 403, 404)),
     ],
     ids=lambda fault: fault.name,
 )
@@ -251,9 +251,26 @@ async def test_a_retry_prefers_another_endpoint() -> None:
 
 async def test_an_absent_server_is_given_up_in_the_end() -> None:
     tries = POLICIES[Kind.CONNECT].tries
-    bench = Bench(*[faults.RESET] * tries)
+    bench = Bench(*[faults.CONNECTION_REFUSED] * tries)
     assert (await bench.fail()).kind is Kind.CONNECT
     assert len(bench.fake.requests) == tries
+
+
+async def test_an_item_on_which_a_server_hangs_up_that_is_well_ends() -> None:
+    bench = Bench(*[faults.RESET] * 50)
+    failure = await bench.fail()
+    assert (failure.kind, failure.excused) == (Kind.CONNECT, False)
+    # Of five in a row the last one opens the circuit, and does not count.
+    assert len(bench.asked) == HANG_UPS + (HANG_UPS - 1) // 4
+    assert bench.effort.hang_ups == HANG_UPS
+    assert bench.effort.attempts == 1
+
+
+async def test_a_server_that_hangs_up_on_everything_is_waited_for() -> None:
+    bench = Bench(*[faults.RESET] * 90, GOOD)
+    bench.canaries = deque([faults.RESET] * 90)
+    assert await bench.ask() == "yes"
+    assert bench.effort.attempts == 1
 
 
 async def test_pauses_grow_and_spread() -> None:

@@ -385,6 +385,7 @@ KNOWN = {
 }  # fmt: skip
 #: Those that no waiting mends.
 HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, aiohttp.InvalidURL)
+NO_HTTP = (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)
 ERRORS = sorted(
     {
         error
@@ -419,7 +420,8 @@ def test_no_error_of_the_http_libraries_is_new() -> None:
 @EACH_ERROR
 async def test_every_error_before_the_reply_is_a_failure(error: type[Exception]) -> None:
     failure = await failure_of(Failing(instance_of(error)))
-    assert failure.kind is (Kind.REQUEST if issubclass(error, HOPELESS) else Kind.CONNECT)
+    no_reply = Kind.SERVER if issubclass(error, NO_HTTP) else Kind.CONNECT
+    assert failure.kind is (Kind.REQUEST if issubclass(error, HOPELESS) else no_reply)
     assert failure.message == f"spark:8000: {error.__name__}"
 
 

@@ -10,7 +10,9 @@ as the endpoint is known to be well:
 - `server` and `timeout` do not count while the endpoint's circuit is not closed: not the failure
   that opens it, nor those of requests that had begun before that, nor those of probes;
 - before one of these two ends an item, the endpoint is asked for a few tokens with the same permit.
-  If it does not give them either, the failure does not count, and the circuit is opened.
+  If it does not give them either, the failure does not count, and the circuit is opened;
+- a server that closes the connection without a reply is away, most often. When it has done so
+  `HANG_UPS` times to one item while it answered others, and gives a few tokens, it is the item.
 
 What does not count waits for the circuit to close, and is bounded by `EXCUSED_TRIES` alone.
 """
@@ -41,6 +43,11 @@ _DOUBTFUL = frozenset({Kind.TIMEOUT, Kind.SERVER})
 _CANARY_S = 60.0
 
 
+#: How often a server that is well may hang up on one item: what kills its connections may be a
+#: proxy's restart, and comes again.
+HANG_UPS = 20
+
+
 class Stopping(Exception):
     """This worker shuts down or has no quota: the item has to go back into the queue."""
 
@@ -67,6 +74,7 @@ class Effort:
         avoid: name of the endpoint that failed last.
         in_flight: requests at the servers.
         in_flight_s: seconds spent within requests, added up where several ran at once.
+        hang_ups: connections that a server closed without a reply while its circuit was closed.
         reply: the last reply.
         wanted: whether the item still is; asked with a permit in hand, so it must not wait.
     """
@@ -80,6 +88,7 @@ class Effort:
     avoid: str | None = None
     in_flight: int = 0
     in_flight_s: float = 0.0
+    hang_ups: int = 0
     reply: Reply | None = None
     wanted: Callable[[], bool] = _always
 
@@ -146,7 +155,7 @@ class Asker:
                 if failure.kind is Kind.REQUEST and answered is not None:
                     raise answered from failure
                 policy = POLICIES[failure.kind]
-                if failed[failure.kind] >= policy.tries:
+                if failure.final or failed[failure.kind] >= policy.tries:
                     raise
                 if failure.kind.ends_as == "invalid":
                     answered = failure
@@ -245,7 +254,7 @@ class Asker:
                 permit.failed(failure)
                 flight.failed(failure)
                 effort.avoid = name if failure.kind in _ELSEWHERE else None
-                failure.excused = await self._is_excused(failure, permit, client, failed)
+                failure.excused = await self._is_excused(failure, effort, permit, client, failed)
                 raise
             except asyncio.CancelledError:
                 if flight.meter.chunks:  # of a stream that is aborted, what came was made
@@ -264,24 +273,33 @@ class Asker:
         return reply
 
     async def _is_excused(
-        self, failure: Failure, permit: Permit, client: ModelClient, failed: Mapping[Kind, int]
+        self,
+        failure: Failure,
+        effort: Effort,
+        permit: Permit,
+        client: ModelClient,
+        failed: Mapping[Kind, int],
     ) -> bool:
         """Whether a failure says nothing about the item; see the top of this module."""
-        if failure.is_endpoints:
-            return True
-        if failure.kind not in _DOUBTFUL:
-            return False
+        doubtful = failure.kind in _DOUBTFUL or failure.hung_up
+        if not doubtful:
+            return failure.is_endpoints
         circuit = permit.load.circuit
         if circuit.state != "closed" or circuit.epoch != permit.epoch:
             return True
-        if failed[failure.kind] + 1 < POLICIES[failure.kind].tries:
-            return False
+        effort.hang_ups += failure.hung_up
+        tries, done = POLICIES[failure.kind].tries, failed[failure.kind] + 1
+        if failure.hung_up:
+            tries, done = HANG_UPS, effort.hang_ups
+        if done < tries:
+            return failure.hung_up
         try:
             await client.canary(_CANARY_S)
         except Failure as silent:
             if circuit.epoch == permit.epoch:
-                circuit.trip(f"not even a few tokens: {silent.message}", silent.kind)
+                circuit.trip(f"not even a few tokens: {silent.message}", silent)
             return True
+        failure.final = True
         return False
 
     async def pause(self, seconds: float) -> None:

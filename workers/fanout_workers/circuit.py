@@ -61,7 +61,7 @@ class Circuit:
         self._why = ""
         self._resumes_at = 0.0
         self._probing = False
-        self._cause = Kind.CONNECT
+        self._is_quick = True
         self._probed_at = 0.0
 
     @property
@@ -69,7 +69,7 @@ class Circuit:
         """Whether a request may begin now."""
         if self.state == "closed":
             return not self._resumes_at or self._clock() >= self._resumes_at
-        return self.state == "half-open" and not self._probing and self._cause in _QUICK
+        return self.state == "half-open" and not self._probing and self._is_quick
 
     @property
     def wants_canary(self) -> bool:
@@ -77,7 +77,7 @@ class Circuit:
 
         After failures that come late an item would be a probe of many minutes.
         """
-        return self.state == "half-open" and not self._probing and self._cause not in _QUICK
+        return self.state == "half-open" and not self._probing and not self._is_quick
 
     @property
     def openings(self) -> int:
@@ -127,9 +127,9 @@ class Circuit:
             return
         self._failed += 1
         if self.state == "half-open":
-            self.trip(failure.message, failure.kind)
+            self.trip(failure.message, failure)
         elif self.state == "closed" and self._failed >= least and not self.resumes_in_s:
-            self.trip(f"{self._failed} failures in a row: {failure.message}", failure.kind)
+            self.trip(f"{self._failed} failures in a row: {failure.message}", failure)
 
     def given_up(self, epoch: int) -> None:
         """A request has ended without saying anything about the server."""
@@ -137,11 +137,11 @@ class Circuit:
             self._probing = False
             self.on_change()
 
-    def trip(self, why: str, cause: Kind = Kind.CONNECT) -> None:
-        """Open it, whatever it was."""
+    def trip(self, why: str, cause: Failure | None = None) -> None:
+        """Open it, whatever it was; without a `cause` an item can be the probe."""
         if self.state == "closed":
             log.warning("endpoint %s: its circuit is open: %s", self._name, why)
-        self._why, self._cause = why, cause
+        self._why, self._is_quick = why, cause is None or _comes_at_once(cause)
         pause = min(_PAUSE_S * 2.0 ** min(self._openings, 10), _PAUSE_MAX_S)
         self._openings += 1
         self._resumes_at = max(self._resumes_at, self._clock() + pause)
@@ -154,7 +154,7 @@ class Circuit:
         closed when it has accepted a probe.
         """
         if self.state == "half-open" and self._probing and why_not is None:
-            if self._cause in _QUICK and self._clock() >= self._probed_at + _ACCEPTED_S:
+            if self._is_quick and self._clock() >= self._probed_at + _ACCEPTED_S:
                 self._close()
             return
         if self.state != "open":
@@ -183,3 +183,8 @@ class Circuit:
         if state != "open":
             self._resumes_at = 0.0
         self.on_change()
+
+
+def _comes_at_once(failure: Failure) -> bool:
+    # A server that hangs up may do so for what is in the item, which is no probe then.
+    return failure.kind in _QUICK and not failure.hung_up

@@ -20,7 +20,15 @@ from fanout import ChatRequest, Endpoint, Failure, Kind, Message, Reply, Usage
 from fanout.failures import kind_of_status
 from fanout.timeouts import derive
 from fanout_workers.model.body import body_of
-from fanout_workers.model.connections import ERRORS, HOPELESS, Answer, answer_to
+from fanout_workers.model.connections import (
+    ERRORS,
+    HOPELESS,
+    HUNG_UP,
+    NO_HTTP,
+    NOT_CONNECTED,
+    Answer,
+    answer_to,
+)
 from fanout_workers.model.replies import error_message, read_body, reply_of, server_ttft_s
 from fanout_workers.model.stream import Meter, StreamedReply, data_lines
 
@@ -186,8 +194,7 @@ class ModelClient:
         try:
             response = await answer_to(self._transport, method, url, headers, body)
         except ERRORS as error:
-            kind = Kind.REQUEST if isinstance(error, HOPELESS) else Kind.CONNECT
-            raise Failure(kind, f"{self._host}: {_words(error)}") from error
+            raise self._unanswered(error) from error
         try:
             if response.status // 100 != 2:
                 raise await self._refused(response)
@@ -197,10 +204,24 @@ class ModelClient:
         finally:
             await response.aclose()
 
+    def _unanswered(self, error: Exception) -> Failure:
+        """Why no head of a reply came."""
+        words = f"{self._host}: {_words(error)}"
+        if isinstance(error, HOPELESS):
+            return Failure(Kind.REQUEST, words)
+        if isinstance(error, NO_HTTP):
+            return Failure(Kind.SERVER, words)
+        failure = Failure(Kind.CONNECT, words)
+        failure.hung_up = isinstance(error, HUNG_UP) and not isinstance(error, NOT_CONNECTED)
+        return failure
+
     async def _refused(self, response: Answer) -> Failure:
         status = response.status
         body = await _bounded(response)
         words = f"HTTP {status}: {error_message(body)}"
+        if status // 100 == 3:
+            place = response.headers.get("location", "")
+            words = f"HTTP {status}: it redirects to {place or 'nowhere'}, which is not followed"
         if status == 404 and self.served:
             words += f" (the server has {', '.join(self.served)})"
         return Failure(

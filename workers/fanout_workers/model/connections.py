@@ -27,6 +27,18 @@ _CONNECT_S = 10.0
 ERRORS = (httpx.TransportError, httpx.DecodingError, OSError, aiohttp.ClientError)
 #: Errors before the first byte that no waiting mends: the URL or a header is wrong.
 HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, aiohttp.InvalidURL)
+#: Before the first byte: what came is no HTTP.
+NO_HTTP = (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)
+#: Before the first byte: the server closed or reset the connection.
+HUNG_UP = (
+    aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError,
+    httpx.RemoteProtocolError, httpx.ReadError,
+)  # fmt: skip
+#: Before the first byte: there was no connection at all.
+NOT_CONNECTED = (
+    aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError, httpx.ConnectError,
+    httpx.TimeoutException,
+)  # fmt: skip
 
 
 class Answer(Protocol):
