@@ -85,6 +85,7 @@ class Rig:
         self._proxies: dict[str, list[Proxy]] = {"redis": [], "endpoint": []}
         self._tasks: set[asyncio.Task[None]] = set()
         self._locked: set[Path] = set()
+        self._restarting = asyncio.Lock()
         self._plug_in = any(event.fault.plug_in for event in plan.events)
         self.redis = Redis(self.ports.choose(), folder, plan.fleet.appendfsync)
         self.servers = [Sim(server, self.ports.choose(), folder) for server in plan.fleet.servers]
@@ -250,15 +251,16 @@ class Rig:
         torn_bytes: int = 0,
     ) -> None:
         """End Redis and start it again: with its data, without, or without the last of them."""
-        if not self.redis.alive:  # another fault has ended it, and will start it
-            return
-        await self.redis.stop(number, 10.0)
-        await asyncio.sleep(back_s)
-        if empty:
-            self.redis.forget()
-        if torn_bytes:
-            self.redis.tear(torn_bytes)
-        await self.redis.begin()
+        if self._restarting.locked() or not self.redis.alive:
+            return  # another fault has ended it, and will start it
+        async with self._restarting:
+            await self.redis.stop(number, 10.0)
+            await asyncio.sleep(back_s)
+            if empty:
+                self.redis.forget()
+            if torn_bytes:
+                self.redis.tear(torn_bytes)
+            await self.redis.begin()
 
     async def ask_redis(self, *command: str | bytes, again: bool = False) -> Any:
         """A command to Redis itself; None where it does not answer, unless asked `again`."""

@@ -62,6 +62,7 @@ class Sim:
         #: (from when it may hold, N), by `time.monotonic`.
         self.turns: list[tuple[float, int]] = [(0.0, server.n)]
         self._faults: dict[str, Any] = {}
+        self._restarting = asyncio.Lock()
 
     async def start(self) -> None:
         """Start it and wait until it listens."""
@@ -70,12 +71,13 @@ class Sim:
 
     async def restart(self, number: signal.Signals, back_s: float) -> None:
         """End it, read what it saw before, and start it again after a while."""
-        if not self.process.alive:
-            return
-        await self.close_book()
-        await self.process.stop(number, 5.0)
-        await asyncio.sleep(back_s)
-        await self.start()
+        if self._restarting.locked() or not self.process.alive:
+            return  # another fault has ended it, and will start it
+        async with self._restarting:
+            await self.close_book()
+            await self.process.stop(number, 5.0)
+            await asyncio.sleep(back_s)
+            await self.start()
 
     async def go_wrong(self, body: dict[str, Any]) -> None:
         """`POST /faults`, unless it is away."""
