@@ -6,10 +6,12 @@ answer; 3 incomplete; 4 the budget ran out; 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 from cyclopts import App, CycloptsError
@@ -18,6 +20,7 @@ from cyclopts.exceptions import UnknownCommandError
 from fanout import __version__
 from fanout.cli.console import complain
 from fanout.cli.exits import Exit
+from fanout.cli.streams import silence_stdout
 from fanout.errors import FanoutError, Stalled
 from fanout.outputs import OutputClosed, OutputFailed
 
@@ -53,6 +56,10 @@ for _name, (_where, _help) in _COMMANDS.items():
     app.command(f"{_module}{_where}", name=_name, help=_help)
 
 
+#: What a standard output says that takes nothing: closed, full, on a disk that fails.
+_NOT_TAKEN = frozenset({errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.EIO})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code and never shows a traceback for a user's mistake."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -79,12 +86,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error))
         return Exit.USAGE
     except BrokenPipeError:
-        return _left_by_reader()
+        silence_stdout()
+        return Exit.INCOMPLETE
+    except OSError as error:
+        if error.errno not in _NOT_TAKEN:
+            raise
+        silence_stdout()
+        complain(f"standard output cannot be written: {error.strerror}")
+        return Exit.INCOMPLETE
     except KeyboardInterrupt:
         complain("interrupted")
         # Everything has been cleaned up. A thread may still wait for its terminal or pipe, and the
         # interpreter must not wait for that thread.
-        sys.stdout.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
         os._exit(Exit.INTERRUPTED)
     return done if isinstance(done, int) else Exit.CLEAN
 
@@ -95,12 +110,6 @@ def _as_interrupt(number: int, frame: FrameType | None) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)
-
-
-def _left_by_reader() -> int:
-    # What is still buffered for the reader that has left must not fail at the end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return Exit.INCOMPLETE
 
 
 def _sentence(error: CycloptsError, words: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
+from fanout.cli.streams import mend_streams
 from fanout.text import safe
 
 #: Columns where there is no terminal to ask: wide enough that nothing is folded in a log.
@@ -24,6 +25,8 @@ def _console(file: TextIO) -> Console:
     return Console(file=file, width=wide, highlight=False, markup=False)
 
 
+# First of all: a file that was opened before would have the number of a closed stream.
+mend_streams()
 #: Progress and messages.
 stderr = _console(sys.stderr)
 #: Tables that a command was asked for.

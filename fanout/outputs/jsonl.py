@@ -138,6 +138,7 @@ class StdoutWriter(RecordWriter):
             _silence(self._stream)
             raise OutputClosed("the reader of standard output went away") from error
         except OSError as error:
+            _silence(self._stream)  # what is buffered would fail again at the interpreter's end
             raise OutputFailed(f"standard output cannot be written: {error.strerror}") from error
 
     def flush(self) -> None:
