@@ -143,8 +143,15 @@ async def ready(fo: Fanout, tier: str, kind: str) -> None:
     """Return when somebody can do the work.
 
     Raises:
-        Unavailable: no worker serves the tier or knows the kind, or no endpoint of it answers.
+        Unavailable: no worker serves the tier or knows the kind, no endpoint of it answers, or
+            Redis would delete what is queued.
     """
+    if policy := await fo.store.eviction():
+        raise Unavailable(
+            f"Redis at {fo.settings.redis_name} deletes queued items and records when it is full "
+            f"(maxmemory-policy {policy}): `redis-cli config set maxmemory-policy noeviction`, and "
+            "the same in its configuration"
+        )
     workers = await fo.store.workers(tier)
     if not workers:
         raise Unavailable(

@@ -48,6 +48,14 @@ def check_output(path: str, *, overwrite: bool = False) -> None:
         raise OutputError(f"{path} cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path} cannot be written: the folder {folder} is read-only")
+    if os.path.islink(path) and not os.path.exists(path):
+        # To write through it would make a file where nobody looks for one.
+        aim = os.readlink(path)
+        raise OutputError(
+            f"{path} cannot be written: it is a symbolic link to {aim}, which does not exist"
+        )
+    if os.path.isdir(path):
+        raise OutputError(f"{path} cannot be written: it is a folder")
     if os.path.exists(path) and not overwrite:
         raise OutputError(f"{path} exists already: --overwrite replaces it")
 

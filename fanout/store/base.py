@@ -226,6 +226,12 @@ class Store(Protocol):
     async def ping(self) -> None:
         """Return when the store answers."""
 
+    async def eviction(self) -> str:
+        """The policy by which the store would delete what is kept in it when it is full.
+
+        Empty when it would not, or does not say.
+        """
+
     async def create(self, job: str, spec: JobSpec) -> None:
         """Make an open job; an existing one of that id is a `JobError`."""
 

@@ -25,6 +25,15 @@ class Checkup:
         self._redis: Any = client
         self._tells_run = True
 
+    async def eviction(self) -> str:
+        """As `Store.eviction`."""
+        try:
+            info = await self._redis.info("memory")
+        except ResponseError:  # a user without the right to ask, or a managed server
+            return ""
+        policy = str(info.get("maxmemory_policy", ""))
+        return policy if policy.startswith("allkeys-") and info.get("maxmemory") else ""
+
     async def pulse(self, job: str) -> Pulse:
         """As `Store.pulse`; one round trip."""
         async with self._redis.pipeline(transaction=False) as both:

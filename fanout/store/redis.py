@@ -146,6 +146,10 @@ class RedisStore:
         finally:
             await once.aclose()
 
+    async def eviction(self) -> str:
+        with self._answering():
+            return await self._checkup.eviction()
+
     async def create(self, job: str, spec: JobSpec) -> None:
         with self._answering():
             made = await self._create(

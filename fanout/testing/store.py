@@ -89,6 +89,10 @@ class MemoryStore:
     async def ping(self) -> None:
         """Return at once."""
 
+    async def eviction(self) -> str:
+        """None: nothing is ever deleted."""
+        return ""
+
     async def create(self, job: str, spec: JobSpec) -> None:
         if job in self._jobs:
             raise JobError(f"there is already a job {job}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+import redis
 
 from fanout import Endpoint, Settings
 from fanout.doctor import Finding, check, worst
@@ -68,3 +69,29 @@ def test_no_endpoint_at_all_fails(valkey: str) -> None:
     found = asyncio.run(check(Settings(redis=valkey, endpoint={})))
     assert worst(found) == "fail"
     assert found[-1].text == "no endpoint is configured"
+
+
+def test_a_policy_that_deletes_work_is_seen_where_redis_tells_it() -> None:
+    async def asked(url: str) -> str:
+        store = RedisStore.from_url(url)
+        try:
+            return await store.eviction()
+        finally:
+            await store.aclose()
+
+    with Stack() as stack:
+        server = ValkeyServer()
+        server.start_in(stack)
+        client = redis.Redis.from_url(server.url)
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        assert asyncio.run(asked(server.url)) == ""  # without a limit it is never full
+        client.config_set("maxmemory", "100mb")
+        assert asyncio.run(asked(server.url)) == "allkeys-lru"
+        client.acl_setuser(
+            "few", enabled=True, passwords=["+secret"], keys=["*"],
+            categories=["+@all"], commands=["-info", "-config"],
+        )  # fmt: skip
+        assert asyncio.run(asked(server.url.replace("//", "//few:secret@"))) == ""
+        client.config_set("maxmemory-policy", "volatile-lru")
+        assert asyncio.run(asked(server.url)) == ""
+        client.close()

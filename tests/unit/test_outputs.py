@@ -23,6 +23,7 @@ from fanout.outputs import (
     OutputClosed,
     OutputError,
     OutputFailed,
+    check_output,
     open_output,
     read_records,
 )
@@ -496,3 +497,17 @@ def test_an_output_that_is_removed_while_it_is_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="removed while it was being written"):
         writer.flush()
     writer.release()
+
+
+def test_a_link_to_nothing_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    link = tmp_path / "out.jsonl"
+    link.symlink_to(tmp_path / "gone" / "out.jsonl")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"a symbolic link to .*gone/out.jsonl, which does"):
+            check_output(str(link), overwrite=overwrite)
+
+
+def test_a_folder_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").mkdir()
+    with pytest.raises(OutputError, match="it is a folder"):
+        check_output(str(tmp_path / "out.jsonl"))

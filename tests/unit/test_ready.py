@@ -14,11 +14,17 @@ from fanout.store import WorkerInfo
 pytestmark = pytest.mark.anyio
 
 
-def fanout_with(*workers: WorkerInfo) -> Any:
+def fanout_with(*workers: WorkerInfo, eviction: str = "") -> Any:
     async def listed(tier: str) -> list[WorkerInfo]:
         return [worker for worker in workers if worker.tier == tier]
 
-    return SimpleNamespace(store=SimpleNamespace(workers=listed))
+    async def policy() -> str:
+        return eviction
+
+    return SimpleNamespace(
+        store=SimpleNamespace(workers=listed, eviction=policy),
+        settings=SimpleNamespace(redis_name="redis.example:6379"),
+    )
 
 
 def worker(problem: str | None = None, circuit: str = "closed", name: str = "w1") -> WorkerInfo:
@@ -30,6 +36,11 @@ def worker(problem: str | None = None, circuit: str = "closed", name: str = "w1"
 
 async def test_an_endpoint_that_is_well_is_enough() -> None:
     await ready(fanout_with(worker()), "default", "extract")
+
+
+async def test_a_redis_that_deletes_work_is_refused() -> None:
+    with pytest.raises(Unavailable, match=r"allkeys-lru.*noeviction"):
+        await ready(fanout_with(worker(), eviction="allkeys-lru"), "default", "extract")
 
 
 async def test_one_that_is_down_for_all_workers_is_refused() -> None:
