@@ -15,7 +15,13 @@ How one request to a model fails is a different matter: see `fanout.failures`.
 
 
 class FanoutError(Exception):
-    """Something fanout refuses or cannot do; the message is one sentence for a person."""
+    """Something fanout refuses or cannot do; the message is one sentence for a person.
+
+    Attributes:
+        has_lines: whether lines of a log, which have been made safe, follow the sentence.
+    """
+
+    has_lines = False
 
 
 class UsageError(FanoutError):

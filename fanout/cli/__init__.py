@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error))
         return Exit.INCOMPLETE
     except FanoutError as error:
-        complain(str(error))
+        complain(str(error), lines=error.has_lines)
         return Exit.USAGE
     except BrokenPipeError:
         silence_stdout()

@@ -47,13 +47,13 @@ def plain(text: object, limit: int | None = None, *, lines: bool = False) -> str
     return shown
 
 
-def complain(message: str) -> None:
-    """One sentence on stderr about what is wrong."""
+def complain(message: str, *, lines: bool = False) -> None:
+    """One sentence on stderr about what is wrong, on one line unless `lines`."""
     stderr.print(
-        Text.assemble(("fanout: ", "bold red"), plain(message, lines=True)), soft_wrap=True
+        Text.assemble(("fanout: ", "bold red"), plain(message, lines=lines)), soft_wrap=True
     )
 
 
 def note(message: str) -> None:
     """One line on stderr about what goes on."""
-    stderr.print(Text(plain(message, lines=True)), soft_wrap=True)
+    stderr.print(Text(plain(message)), soft_wrap=True)

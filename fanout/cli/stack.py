@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -106,11 +107,12 @@ def _tell(services: Services) -> None:
 
 def watch(services: Services) -> int:
     """Start again what ends unasked, and return when that makes no sense; Ctrl-C ends the wait."""
-    keeper = services.keeper(complain)
+    keeper = services.keeper(partial(complain, lines=True))
     while (ended := keeper.look()) is None:
         time.sleep(_WATCH_S)
     complain(
-        f"{ended.name} ended ({meaning(ended.returncode)}), and would so again; {ended.tail()}"
+        f"{ended.name} ended ({meaning(ended.returncode)}), and would so again; {ended.tail()}",
+        lines=True,
     )
     return Exit.INCOMPLETE
 

@@ -35,6 +35,8 @@ _GUARD_MARGIN_S = 5.0
 class LocalError(FanoutError):
     """A local process cannot be started, is not ready in time or ended unasked."""
 
+    has_lines = True
+
 
 class Process:
     """One child process; output goes to `log`, which is appended to.

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
-from fanout.cli.console import plain
+import pytest
+
+from fanout.cli import main
+from fanout.cli.console import complain, note, plain, stderr
+from fanout.errors import UsageError
+from fanout.local.processes import LocalError
 from fanout.text import safe
 from fanout_workers.__main__ import SafeFormatter
 
@@ -21,6 +27,31 @@ def test_what_a_terminal_would_obey_is_replaced() -> None:
 def test_shown_text_is_cut_with_an_ellipsis() -> None:
     assert plain("a\nb" * 10, 5) == "a\ufffdba…"
     assert plain("a\nb", lines=True) == "a\nb"
+
+
+@pytest.mark.parametrize("say", [complain, note])
+def test_a_message_is_one_line_whatever_is_in_it(say: Callable[[str], None]) -> None:
+    with stderr.capture() as said:
+        say("the server says: a\nfanout: all is well\r\x1b[2J\x00")
+    assert said.get().endswith("a\ufffdfanout: all is well\ufffd\ufffd[2J\ufffd\n")
+    assert said.get().count("\n") == 1
+
+
+def test_only_the_tail_of_a_log_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(error: Exception) -> Callable[..., None]:
+        def fail(*args: object, **options: object) -> None:
+            raise error
+
+        return fail
+
+    for error, lines in (
+        (UsageError("a\nb"), 1),
+        (LocalError("redis ended; its last log lines:\na\nb"), 3),
+    ):
+        monkeypatch.setattr("fanout.cli.app", failing(error))
+        with stderr.capture() as said:
+            assert main(["status"]) == 2
+        assert said.get().count("\n") == lines
 
 
 def test_a_log_line_stays_one_line() -> None:
