@@ -100,11 +100,14 @@ async def test_a_status_and_its_words() -> None:
 
 async def test_a_redirect_is_not_followed() -> None:
     async def handler(request: web.Request) -> web.Response:
-        raise web.HTTPFound("/elsewhere")
+        raise web.HTTPFound("http://user:secret@other:81/elsewhere?key=secret")
 
     failure = await failure_of(handler)
     assert (failure.kind, failure.status) == (Kind.REQUEST, 302)
-    assert failure.message == "HTTP 302: it redirects to /elsewhere, which is not followed"
+    assert failure.message == (
+        "HTTP 302: a redirect to http://other:81/elsewhere, which is not followed: "
+        "set the endpoint's url"
+    )
     assert failure.is_endpoints  # its URL is wrong: items wait
 
 

@@ -220,8 +220,7 @@ class ModelClient:
         body = await _bounded(response)
         words = f"HTTP {status}: {error_message(body)}"
         if status // 100 == 3:
-            place = response.headers.get("location", "")
-            words = f"HTTP {status}: it redirects to {place or 'nowhere'}, which is not followed"
+            words = f"HTTP {status}: {_redirected(self._url, response.headers.get('location'))}"
         if status == 404 and self.served:
             words += f" (the server has {', '.join(self.served)})"
         return Failure(
@@ -230,6 +229,18 @@ class ModelClient:
             status=status,
             retry_after=_retry_after(response.headers.get("retry-after")),
         )
+
+
+def _redirected(url: str, location: str | None) -> str:
+    """Where a redirect points, without what may be secret in a query or a user's part."""
+    if not location:
+        return "a redirect without a target; is the endpoint's url right?"
+    try:
+        target = httpx.URL(url).join(location)
+    except (httpx.InvalidURL, ValueError):
+        return "a redirect to something that is no URL; is the endpoint's url right?"
+    where = f"{target.scheme}://{target.netloc.decode()}{target.path}"
+    return f"a redirect to {where[:200]}, which is not followed: set the endpoint's url"
 
 
 async def _bounded(response: Answer) -> bytes:
