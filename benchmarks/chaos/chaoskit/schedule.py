@@ -120,12 +120,16 @@ def _repeated(fleet: Fleet, fault: Fault, rates: list[tuple[float, int]]) -> int
     # What is in flight, and what was answered in the last second and may not be settled yet.
     then = [written for at, written in rates if at > time.monotonic() - 1.5]
     lately = max(then) - min(then) if then else 0
-    if not fault.forgets:
+    if not fault.holds_on:
         return fleet.n + lately + 8
     # Workers go on with all that they hold: what is in flight, as much again that has ended and
-    # cannot be settled, and their reserves.
-    held = 2 * (fleet.n + fleet.workers * RESERVE) + round(RESERVE_S * lately)
-    return held + lately + 8
+    # cannot be settled, and their reserves, as large as at the fastest second of the last ten.
+    a_second = round(1.0 / _LOOK_S)
+    fastest = max(
+        (b - a for (_, a), (_, b) in zip(rates, rates[a_second:], strict=False)), default=0
+    )
+    reserve = RESERVE + round(RESERVE_S * fastest)
+    return 2 * (fleet.n + fleet.workers * reserve) + lately + 8
 
 
 async def _let_them_end(striking: set[asyncio.Task[None]]) -> None:

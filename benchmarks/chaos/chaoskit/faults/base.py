@@ -21,7 +21,7 @@ class Fault:
         fails: kinds of failure with which items may end because of it.
         asks_twice: whether the server may see requests of an item a second time because of it; at
             most what is in flight or has just been answered when it strikes.
-        forgets: whether Redis loses what it knew: what workers hold is then asked again as well.
+        holds_on: whether workers go on with all that they hold while others are given it as well.
         wire: what has to go through a proxy for it: "redis" or "endpoint".
         loses_broker: whether connections to Redis break, or it refuses what it is asked.
         worker_codes: exit codes with which workers may end because of it, minus a signal's number.
@@ -32,7 +32,7 @@ class Fault:
     once: ClassVar[bool] = False
     fails: ClassVar[frozenset[str]] = frozenset()
     asks_twice: ClassVar[bool] = False
-    forgets: ClassVar[bool] = False
+    holds_on: ClassVar[bool] = False
     worker_codes: ClassVar[frozenset[int]] = frozenset()
     plug_in: ClassVar[bool] = False
 

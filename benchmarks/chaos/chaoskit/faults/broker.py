@@ -100,7 +100,7 @@ class EmptyRedis(_Broker):
     name: ClassVar[str] = "empty-redis"
     once: ClassVar[bool] = True
     asks_twice: ClassVar[bool] = True
-    forgets: ClassVar[bool] = True
+    holds_on: ClassVar[bool] = True
     back_s: float
 
     @classmethod
@@ -121,7 +121,7 @@ class TornRedis(_Broker):
     name: ClassVar[str] = "torn-redis"
     once: ClassVar[bool] = True
     asks_twice: ClassVar[bool] = True
-    forgets: ClassVar[bool] = True
+    holds_on: ClassVar[bool] = True
     torn_bytes: int
 
     @classmethod

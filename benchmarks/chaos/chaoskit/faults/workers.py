@@ -60,6 +60,7 @@ class StopWorker(Fault):
 
     name: ClassVar[str] = "stop-worker"
     asks_twice: ClassVar[bool] = True
+    holds_on: ClassVar[bool] = True
     which: int
     for_s: float
 
