@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kit import environment
+
+#: Against one that hangs: a scenario takes about half a minute, on a busy machine some times that.
+pytestmark = pytest.mark.timeout(300)
 
 
 def referee(*arguments: str, env: dict[str, str] | None = None) -> dict[str, dict[str, Any]]:
@@ -19,7 +23,7 @@ def referee(*arguments: str, env: dict[str, str] | None = None) -> dict[str, dic
         env=environment(env),
         text=True,
         capture_output=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr
