@@ -19,7 +19,7 @@ from chaoskit.processes import left_behind
 from chaoskit.rig import Job, Rig
 from chaoskit.verdict import ids_problems, record_problems
 from fanout.local.probes import port_is_free
-from fanout_workers.intake import RESERVE, RESERVE_S
+from fanout_workers.intake import RESERVE
 
 #: A schedule that is not done after so long, or has written nothing for so long, is stuck.
 STUCK_S = 240.0
@@ -123,13 +123,9 @@ def _repeated(fleet: Fleet, fault: Fault, rates: list[tuple[float, int]]) -> int
     if not fault.holds_on:
         return fleet.n + lately + 8
     # Workers go on with all that they hold: what is in flight, as much again that has ended and
-    # cannot be settled, and their reserves, as large as at the fastest second of the last ten.
-    a_second = round(1.0 / _LOOK_S)
-    fastest = max(
-        (b - a for (_, a), (_, b) in zip(rates, rates[a_second:], strict=False)), default=0
-    )
-    reserve = RESERVE + round(RESERVE_S * fastest)
-    return 2 * (fleet.n + fleet.workers * reserve) + lately + 8
+    # cannot be settled, and their reserves, which are some items each and a tenth of a second's
+    # work: N, where requests take that long.
+    return 2 * (2 * fleet.n + fleet.workers * RESERVE) + lately + 8
 
 
 async def _let_them_end(striking: set[asyncio.Task[None]]) -> None:
