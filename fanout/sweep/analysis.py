@@ -7,14 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fanout.sweep.point import Point
+from fanout.sweep.point import KV_FULL, Point
 
 #: Plateaus drift upward under noise: the smallest N within 3 % of the best is as good.
 GOOD = 0.97
 #: Below this part of the peak a point is past the cliff; above it, it may be noise.
 BAD = 0.93
-#: KV use from which it is what ends the growth.
-_KV_FULL = 0.9
 
 Curve = Literal["cliff", "slots", "compute", "rising", "flat", "failing", "unknown"]
 
@@ -82,14 +80,15 @@ def scaling(points: Sequence[Point], point: Point) -> float | None:
 
 
 def _cliff(ordered: Sequence[Point], peak: Point) -> tuple[Point, Point] | None:
-    last_good = peak
+    last_good, bad = peak, None
     for point in ordered:
         if point.concurrency <= peak.concurrency:
             continue
-        if point.failing or point.tokens_per_s < BAD * peak.tokens_per_s:
-            return last_good, point
-        last_good = point
-    return None
+        if not point.failing and point.tokens_per_s >= BAD * peak.tokens_per_s:
+            last_good, bad = point, None  # what fell before it was a bad moment
+        elif bad is None:
+            bad = point
+    return None if bad is None else (last_good, bad)
 
 
 def _curve(
@@ -148,7 +147,7 @@ def _growth(ordered: Sequence[Point], best: Point) -> str:
 
 
 def _limit(ordered: Sequence[Point]) -> str:
-    full = any(p.queued and p.server and (p.server.kv_max or 0.0) >= _KV_FULL for p in ordered)
+    full = any(p.queued and p.server and (p.server.kv_max or 0.0) >= KV_FULL for p in ordered)
     return "the KV cache" if full else "max_num_seqs"
 
 
@@ -167,7 +166,7 @@ def _cliff_words(good: Point, bad: Point, peak: Point) -> str:
     server = bad.server
     if server is None or server.kv_max is None:
         return f"{fall}; without the server's /metrics it cannot be told why."
-    if server.preemptions or server.kv_max >= _KV_FULL:
+    if server.preemptions or server.kv_max >= KV_FULL:
         thrown = f", {server.preemptions} preemptions" if server.preemptions else ""
         return f"{fall}: the KV cache is full ({server.kv_max:.0%}{thrown})."
     return f"{fall}, with {server.kv_max:.0%} of the KV cache used: not memory, but compute."

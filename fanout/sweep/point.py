@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 #: Part of the requests from which failing means that N is too high.
 _FAILING = 0.05
+#: KV use from which the cache is what ends the growth.
+KV_FULL = 0.9
 
 How = Literal["wave", "steady"]
 
@@ -141,6 +143,12 @@ class Point(_Figures):
         if waiting is not None:
             return waiting >= max(1.0, 0.05 * self.concurrency)
         return self.how == "wave" and self.stretch is not None and self.stretch > 1.3
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the server says that N is too high: it queues, or its KV cache is full."""
+        server = self.server or Server()
+        return self.queued or bool(server.preemptions) or (server.kv_max or 0.0) >= KV_FULL
 
     @property
     def stretch(self) -> float | None:

@@ -4,10 +4,10 @@ Both are functions of the points measured so far, in their order, so that an int
 goes on where it was.
 
 The search doubles N while throughput grows with it, slows down as it stops growing, and ends at a
-fall, at two points without gain, or where the server only queues. Then it halves, on a log scale,
-the gaps beside the best point that can hold a better one. Neither the knee algorithm nor a fit of
-the universal scalability law finds the best N of the published curves: one of them still rises
-until its cliff.
+fall that a second point confirms, at two points without gain, or where the server only queues.
+Then it halves, on a log scale, the gaps beside the best point that can hold a better one. Neither
+the knee algorithm nor a fit of the universal scalability law finds the best N of the published
+curves: one of them still rises until its cliff.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from fanout.sweep.point import Point
 
 #: Elasticity of throughput from which N is doubled, and from which it grows by half.
 _STEEP, _RISING, _FLAT = 0.6, 0.35, 0.15
+#: Below this part of the peak one point is enough to call it a fall.
+_SURE = 0.8
 _MIDPOINTS = 4
 _CLOSE = 1.15
 
@@ -98,7 +100,7 @@ class Search:
             return None
         if len(grown) < 2:
             return self._step(last.concurrency, 2.0, "is the start")
-        e = elasticity(grown[-2], last)
+        e = elasticity(_level(grown[:-1]), last)
         factor = 2.0 if e >= _STEEP else 1.5 if e >= _RISING else 1.25
         return self._step(last.concurrency, factor, f"brought {e:.2f} of its growth")
 
@@ -123,11 +125,21 @@ def _grown(points: Sequence[Point]) -> list[Point]:
     return grown
 
 
+def _level(grown: Sequence[Point]) -> Point:
+    """The last point that is no fall: what the next one is compared with."""
+    peak = max(point.tokens_per_s for point in grown)
+    return next(point for point in reversed(grown) if point.tokens_per_s >= BAD * peak)
+
+
 def _ended(grown: Sequence[Point]) -> bool:
     last = grown[-1]
     peak = max(point.tokens_per_s for point in grown)
-    if last.failing or last.tokens_per_s < BAD * peak:
+    if last.failing or last.tokens_per_s < _SURE * peak:
         return True
+    if last.tokens_per_s < BAD * peak:
+        # One measurement may be a bad moment of the server: unless its metrics say why it fell, it
+        # takes a second one, a step further, to call it a fall.
+        return last.crowded or grown[-2].tokens_per_s < BAD * peak
     if len(grown) < 2:
         return False
     flat = elasticity(grown[-2], last) < _FLAT

@@ -148,3 +148,29 @@ def test_elasticity() -> None:
     assert elasticity(point(4, 10), point(8, 10)) == 0.0
     assert elasticity(point(4, 10), point(8, 10 * math.sqrt(2))) == pytest.approx(0.5)
     assert elasticity(point(1, 0.0), point(2, 5.0)) == 0.0
+
+
+@pytest.mark.parametrize("moment", [8, 16, 64, 128])
+def test_a_bad_moment_does_not_end_the_search(moment: int) -> None:
+    def rate(n: int) -> float:
+        return n / (100 + n) * (0.85 if n == moment else 1.0)
+
+    points = measured_by(Search(), lambda n: point(n, rate(n)))
+    assert moment in {p.concurrency for p in points}
+    assert max(p.concurrency for p in points) >= 400
+    assert analyse(points).cliff is None
+
+
+def test_a_fall_that_the_server_explains_needs_no_second_point() -> None:
+    full = Server(kv_max=0.99, preemptions=12)
+
+    def measure(n: int) -> Point:
+        return Point(
+            concurrency=n, how="steady", requests=n, tokens_per_s=n if n <= 64 else 58,
+            server=full if n > 64 else Server(kv_max=0.5),
+        )  # fmt: skip
+
+    points = measured_by(Search(), measure)
+    assert max(p.concurrency for p in points) == 128
+    unexplained = measured_by(Search(), lambda n: point(n, float(n if n <= 64 else 58)))
+    assert sorted(p.concurrency for p in unexplained)[-2:] == [128, 160]
