@@ -14,6 +14,7 @@ _TRACEBACK = "Traceback (most recent call last):"
 _BROKER = re.compile(
     r"^(redis\.exceptions\.)?(ConnectionError|TimeoutError|BusyLoadingError|OutOfMemoryError)"
     r"|^redis\.exceptions\.(ReadOnlyError|MasterDownError|ResponseError: NOREPLICAS)"
+    r"|^redis\.exceptions\.ResponseError: (Command # \d+ .* caused error: )?MISCONF "
     r"|^billiard\.exceptions\.RestartFreqExceeded"  # Celery's pause between attempts to connect
     r"|^(kombu|amqp)\.exceptions\.(OperationalError|ConnectionError)"
     r"|^(ConnectionResetError|ConnectionRefusedError|BrokenPipeError|OSError: \[Errno)"

@@ -176,4 +176,10 @@ def die_with_parent() -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
-    return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def prepare() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # A file that may not grow (`limit_files`) is an error, as on a full disk, and not the end.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    return prepare

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import resource
 import shutil
 import signal
 import struct
@@ -261,6 +262,18 @@ class Rig:
             if torn_bytes:
                 self.redis.tear(torn_bytes)
             await self.redis.begin()
+
+    async def fill_redis_disk(self, for_s: float) -> None:
+        """Let the file of Redis not grow for a while; started again where it ends by that."""
+        self.redis.limit_files(self.redis.file_bytes)
+        if not await self.redis.ended(for_s):
+            self.redis.limit_files(resource.RLIM_INFINITY)
+            return
+        async with self._restarting:  # or by another fault, which starts it again
+            if not self.redis.alive:
+                self.say(f"Redis has ended with {self.redis.code}")
+                await asyncio.sleep(for_s)
+                await self.redis.begin()
 
     async def ask_redis(self, *command: str | bytes, again: bool = False) -> Any:
         """A command to Redis itself; None where it does not answer, unless asked `again`."""

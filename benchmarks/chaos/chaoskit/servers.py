@@ -194,6 +194,11 @@ class Redis(Child):
         shutil.rmtree(self.data)
         self.data.mkdir()
 
+    @property
+    def file_bytes(self) -> int:
+        """How long its append-only file is."""
+        return max((f.stat().st_size for f in self.data.glob("appendonlydir/*.aof")), default=0)
+
     def tear(self, size: int) -> None:
         """Cut so many bytes off its file, at most half of it; it must not run."""
         for file in self.data.glob("appendonlydir/*.incr.aof"):

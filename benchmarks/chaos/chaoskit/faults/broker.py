@@ -185,6 +185,28 @@ class FullRedis(_Broker):
         await rig.ask_redis("CONFIG", "SET", "maxmemory", "0", again=True)
 
 
+@dataclass(frozen=True, slots=True)
+class RedisDiskFull(_Broker):
+    """The disk of Redis is full for a while: no write to its append-only file succeeds.
+
+    Synced every second it answers MISCONF to what would write, and keeps in memory what it had
+    acknowledged; synced always it ends, and comes back when there is room.
+    """
+
+    name: ClassVar[str] = "redis-disk-full"
+    asks_twice: ClassVar[bool] = True
+    # If it is killed as well, what it had acknowledged last is gone.
+    holds_on: ClassVar[bool] = True
+    for_s: float
+
+    @classmethod
+    def draw(cls, dice: random.Random, fleet: Fleet) -> Self:
+        return cls(dice.uniform(0.5, 6.0))
+
+    async def strike(self, rig: Rig) -> None:
+        await rig.fill_redis_disk(self.for_s)
+
+
 #: Settings under which Redis refuses, and what takes them back: writes as a replica ("READONLY"),
 #: everything as a replica without its master ("MASTERDOWN"), writes for want of replicas
 #: ("NOREPLICAS"). Nothing listens at port 9.
