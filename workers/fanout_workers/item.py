@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Coroutine, Sequence
 from functools import partial
@@ -43,6 +44,8 @@ class Released(Exception):
 _RAW_LIMIT = 16_000
 #: Seconds between two tries to write a record.
 _SETTLE_PAUSE_S = 1.0
+#: Seconds between two warnings that records cannot be written, whatever their number.
+_WARN_S = 10.0
 
 
 class ItemRunner:
@@ -61,6 +64,8 @@ class ItemRunner:
         self._jobs = jobs
         self._asker = asker
         self._outcomes = Outcomes()
+        self._unsettled = 0
+        self._warned_at = -math.inf
 
     async def run(self, kind: str, item: Item, params: dict[str, Any], request_id: str) -> Record:
         """The record that ends the item; settled, if the item belongs to a job.
@@ -99,13 +104,23 @@ class ItemRunner:
     async def _settle(self, job: str, ordinal: int, record: Record) -> None:
         # The record has to be in Redis before the message is acknowledged. While Redis is away or
         # full the finished answer waits here: asking the model again would cost far more.
-        while True:
-            try:
-                await self._store.settle(job, ordinal, record)
-                return
-            except Unavailable as error:
-                log.warning("item %s of job %s is not settled yet: %s", record.id, job, error)
-                await self._asker.pause(_SETTLE_PAUSE_S)
+        self._unsettled += 1
+        try:
+            while True:
+                try:
+                    await self._store.settle(job, ordinal, record)
+                    return
+                except Unavailable as error:
+                    self._warn(error)
+                    await self._asker.pause(_SETTLE_PAUSE_S)
+        finally:
+            self._unsettled -= 1
+
+    def _warn(self, error: Unavailable) -> None:
+        # One line for all of them: there may be hundreds, once a second each.
+        if time.monotonic() - self._warned_at >= _WARN_S:
+            self._warned_at = time.monotonic()
+            log.warning("finished items wait for Redis (%d by now): %s", self._unsettled, error)
 
     async def _record_of(
         self, kind: str, item: Item, params: dict[str, Any], request_id: str

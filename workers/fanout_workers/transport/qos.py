@@ -90,7 +90,12 @@ class QoS(redis.QoS):
         self._vrestore_count += 1
         if (self._vrestore_count - 1) % (interval or 1):
             return
-        if count := self.custody.redeliver(num, self.channel._lookup):
+        try:
+            count = self.custody.redeliver(num, self.channel._lookup)
+        except redis_py.ResponseError as error:  # full, read-only: it will be asked again
+            logger.warning("Cannot look for what silent workers hold: %r", error)
+            return
+        if count:
             logger.warning("%d messages of silent workers are handed out again", count)
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
