@@ -11,7 +11,8 @@ It answers what its prompts ask for; a document that holds one of these words ge
     EVIL        what would clear a terminal: in a finding of a review, or else instead of JSON
     HANGS       no answer until /release is asked for
 
-`/stats` tells how many requests it had in flight at most, and how many it was asked in all.
+`/stats` tells how many requests it had in flight at most, and how many it was asked in all;
+`/asked?from=NUMBER` which documents, in the order in which they came, from that one on.
 """
 
 from __future__ import annotations
@@ -77,11 +78,16 @@ def _reply(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 _in_flight = {"now": 0, "max": 0, "asked": 0}
+_documents: list[str] = []
 _released = asyncio.Event()
 
 
 async def _stats(_: web.Request) -> web.Response:
     return web.json_response(_in_flight)
+
+
+async def _asked(request: web.Request) -> web.Response:
+    return web.json_response(_documents[int(request.query["from"]) :])
 
 
 async def _chat(request: web.Request) -> web.Response:
@@ -96,6 +102,7 @@ async def _chat(request: web.Request) -> web.Response:
 
 async def _answer(request: web.Request) -> web.Response:
     body = await request.json()
+    _documents.append(str(body["messages"][-1]["content"])[-200:])
     if "SLOW" in body["messages"][-1]["content"]:
         await asyncio.sleep(0.05)
     if "HANGS" in body["messages"][-1]["content"]:
@@ -125,6 +132,7 @@ def main() -> None:
     app.router.add_get("/v1/models", _models)
     app.router.add_get("/health", _health)
     app.router.add_get("/stats", _stats)
+    app.router.add_get("/asked", _asked)
     app.router.add_get("/release", _release)
     web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from kit import closed_port, environment
+from kit import closed_port, environment, until
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,25 @@ class Stack:
     folder: Path
     model_port: int
     log: Path
+
+    def asked(self) -> int:
+        """How many requests the model server was sent so far."""
+        told: dict[str, int] = self._get("/stats")
+        return told["asked"]
+
+    def documents(self, since: int) -> list[str]:
+        """The ends of the prompts that it was sent, once nothing is in flight any more.
+
+        Args:
+            since: how many it had been sent before.
+        """
+        until(lambda: self._get("/stats")["now"] == 0, "nothing is in flight")
+        told: list[str] = self._get(f"/asked?from={since}")
+        return told
+
+    def _get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.model_port}{path}") as reply:
+            return json.load(reply)
 
 
 @contextmanager

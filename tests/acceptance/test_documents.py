@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ SCHEMA = {"type": "object", "properties": {"word": {"type": "string"}}, "require
 
 
 def _sources(folder: Path) -> None:
-    (folder / "source").mkdir(exist_ok=True)
+    (folder / "modules").mkdir(exist_ok=True)
     for number in range(COUNT):
-        (folder / "source" / f"{number:02}.py").write_text(f"# SLOW {number}\n")
+        (folder / "modules" / f"{number:02}.py").write_text(f"# SLOW {number}\n")
 
 
 def _tasks(folder: Path) -> None:
@@ -51,7 +51,7 @@ class Case:
         return self.command[-1]
 
 
-REVIEW = Case(("review", "source", "-o", "review.json"), _sources, "source/07.py", "SLOW", "other")
+REVIEW = Case(("review", "modules", "-o", "review.json"), _sources, "modules/07.py", "SLOW", "other")
 AGENT = Case(("agent", "tasks.json", "-o", "answers"), _tasks, "tasks.json", "SLOW 7", "other")
 EXTRACT = Case(
     ("extract", "docs.jsonl", "--schema", "schema.json", "-o", "out.parquet"),
@@ -73,16 +73,11 @@ def folder(stack: Stack) -> Path:
     return stack.folder
 
 
-def stats(stack: Stack) -> dict[str, int]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{stack.model_port}/stats") as reply:
-        told: dict[str, int] = json.load(reply)
-    return told
-
-
-def asked(stack: Stack) -> int:
-    """How often the server was asked so far, by whatever was at work before as well."""
-    until(lambda: stats(stack)["now"] == 0, "nothing is in flight")
-    return stats(stack)["asked"]
+def once_each(stack: Stack, since: int, count: int) -> None:
+    """The server was sent so many documents since then, each of them once."""
+    sent = Counter(stack.documents(since))
+    again = [document for document, times in sent.items() if times > 1]
+    assert (again, sent.total()) == ([], count), f"{sent}\n{stack.log.read_text()[-4000:]}"
 
 
 def killed(folder: Path, case: Case) -> None:
@@ -119,12 +114,12 @@ def verified(folder: Path, output: str, code: int) -> dict[str, Any]:
 @CASES
 def test_a_killed_command_goes_on_and_is_verified(stack: Stack, folder: Path, case: Case) -> None:
     case.prepare(folder)
-    before = asked(stack)
+    before = len(stack.documents(0))
     killed(folder, case)
     assert "not complete" in verified(folder, case.output, 3)["troubles"]
     done = fanout(*case.command, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert asked(stack) - before == COUNT
+    once_each(stack, before, COUNT)
     found = verified(folder, case.output, 0)
     assert (found["records"], found["documents_compared"]) == (COUNT, COUNT)
     assert not list(folder.glob("*.partial.jsonl"))
@@ -157,11 +152,11 @@ def test_failed_items_of_a_parquet_output_are_done_again(stack: Stack, folder: P
     _documents(folder)
     (folder / "docs.jsonl").write_text('{"text": "fine"}\n{"text": "REFUSED"}\n{"text": "good"}\n')
     assert fanout(*EXTRACT.command, cwd=folder).returncode == 1
-    before = asked(stack)
+    before = len(stack.documents(0))
     job = json.loads((folder / "out.parquet.job").read_text())["job"]
     done = fanout("retry", job, "--failed", "-o", "out.parquet", cwd=folder)
     assert done.returncode == 1, done.stderr
-    assert asked(stack) - before == 1
+    once_each(stack, before, 1)
     table = pyarrow.parquet.read_table(folder / "out.parquet")
     assert sorted(table.column("ordinal").to_pylist()) == [0, 1, 2]
     assert verified(folder, "out.parquet", 0)["by_status"]["failed"] == 1

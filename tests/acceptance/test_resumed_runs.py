@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -60,11 +59,6 @@ def interrupted(folder: Path, number: signal.Signals, *more: str) -> str:
     return said
 
 
-def asked(stack: Stack) -> int:
-    with urllib.request.urlopen(f"http://127.0.0.1:{stack.model_port}/stats") as reply:
-        return int(json.load(reply)["asked"])
-
-
 def emptied(folder: Path) -> None:
     """Let Redis forget every job and every item, as one does that restarts without its data."""
     toml = (folder / ".fanout" / "stack.toml").read_text()
@@ -85,18 +79,18 @@ def check(folder: Path) -> None:
 
 
 def test_a_killed_client_loses_nothing_and_does_nothing_twice(stack: Stack, folder: Path) -> None:
-    before = asked(stack)
+    before = stack.asked()
     interrupted(folder, signal.SIGKILL)
     with (folder / "out.jsonl").open("ab") as output:
         output.write(b'{"id": "cut short by a cr')
     done = fanout(*EXTRACT, cwd=folder)
     assert done.returncode == 1, done.stderr  # one row cannot be read
     check(folder)
-    assert asked(stack) - before == COUNT - 1
+    assert stack.asked() - before == COUNT - 1
     again = fanout(*EXTRACT, cwd=folder)
     assert again.returncode == 1
     assert "out.jsonl is complete: job" in again.stderr
-    assert asked(stack) - before == COUNT - 1
+    assert stack.asked() - before == COUNT - 1
 
 
 def test_a_redis_that_has_lost_everything_is_told_what_was_done(stack: Stack, folder: Path) -> None:
@@ -108,7 +102,7 @@ def test_a_redis_that_has_lost_everything_is_told_what_was_done(stack: Stack, fo
 
 
 def test_an_interruption_pauses_and_changed_work_is_refused(stack: Stack, folder: Path) -> None:
-    before = asked(stack)
+    before = stack.asked()
     said = interrupted(folder, signal.SIGINT)
     assert "is paused" in said
     assert "the same command goes on" in said
@@ -127,7 +121,7 @@ def test_an_interruption_pauses_and_changed_work_is_refused(stack: Stack, folder
     done = fanout(*EXTRACT, cwd=folder)
     assert done.returncode == 1, done.stderr
     check(folder)
-    assert asked(stack) - before == COUNT - 1
+    assert stack.asked() - before == COUNT - 1
 
 
 def test_failed_items_are_done_again_and_have_one_record(stack: Stack, folder: Path) -> None:
@@ -135,11 +129,11 @@ def test_failed_items_are_done_again_and_have_one_record(stack: Stack, folder: P
         '{"text": "fine"}\n{"text": "REFUSED"}\n{"text": "BROKEN"}\n'
     )
     assert fanout(*EXTRACT, cwd=folder).returncode == 1
-    before = asked(stack)
+    before = stack.asked()
     job = json.loads((folder / "out.jsonl.job").read_text())["job"]
     done = fanout("retry", job, "--failed", "-o", "out.jsonl", cwd=folder)
     assert done.returncode == 1, done.stderr
-    assert asked(stack) - before == 4  # one that is refused, and three tries of a broken one
+    assert stack.asked() - before == 4  # one that is refused, and three tries of a broken one
     records = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     assert sorted(r["ordinal"] for r in records) == [0, 1, 2]
     verified = fanout("verify", "out.jsonl", cwd=folder)
