@@ -12,7 +12,10 @@ from fanout.sim.curves import Profile
 from fanout.sim.engine import Engine, QueueFull, Sequence, State, Work
 from fanout_workers.auto import Gauges, Observation, Streams
 
+#: Seconds between two polls at most, polls in the duration of a request, and at least: a leader's.
 POLL_S = 5.0
+POLLS_IN_ONE = 4
+LEAST_POLL_S = 0.5
 TIMEOUT_S = 900.0
 #: A stream that has shown no token for so long is overdue.
 SILENT_S = 10.0
@@ -162,6 +165,8 @@ class Loop:
         self._counted = self._begun = 0
         self._timeouts = 0
         self._numbers = 0
+        self._poll_s = POLL_S
+        self._polled_at = 0.0
 
     def work(self, now: float) -> Work:
         load = self._load
@@ -190,8 +195,8 @@ class Loop:
             self._own.expire(now)
             self._other.expire(now)
             if now >= poll_at:
-                poll_at = now + POLL_S
                 self._policy.look(self._observation(now))
+                poll_at = now + self._poll_s
                 if not outcome.path or outcome.path[-1][1] != self._policy.n:
                     outcome.path.append((now, self._policy.n))
                 outcome.ends.append((now, self._own.total, self._other.total))
@@ -218,6 +223,9 @@ class Loop:
         own = self._own
         completed, tokens, latency_s, timeouts, overloads, area = own.take(now)
         self._timeouts += timeouts
+        passed, self._polled_at = now - self._polled_at, now
+        if completed:
+            self._poll_s = min(POLL_S, max(LEAST_POLL_S, latency_s / completed / POLLS_IN_ONE))
         gauges = streams = None
         if self._mode == "M":
             shown = self.engine.gauges(now)
@@ -228,7 +236,7 @@ class Loop:
         elif self._mode == "T":
             streams = self._streams(now, tokens)
         return Observation(
-            now, len(own.open), area / POLL_S if now > 0 else 0.0, completed, tokens, latency_s,
+            now, len(own.open), area / passed if passed else 0.0, completed, tokens, latency_s,
             timeouts, overloads, 0.0, gauges, streams,
         )  # fmt: skip
 

@@ -51,7 +51,9 @@ class Case:
         return self.command[-1]
 
 
-REVIEW = Case(("review", "modules", "-o", "review.json"), _sources, "modules/07.py", "SLOW", "other")
+REVIEW = Case(
+    ("review", "modules", "-o", "review.json"), _sources, "modules/07.py", "SLOW", "other"
+)
 AGENT = Case(("agent", "tasks.json", "-o", "answers"), _tasks, "tasks.json", "SLOW 7", "other")
 EXTRACT = Case(
     ("extract", "docs.jsonl", "--schema", "schema.json", "-o", "out.parquet"),

@@ -90,3 +90,35 @@ def test_d_follows_the_work() -> None:
         window.add(completions(5 * poll, 10, completed=5, tokens=1500, latency_s=300.0))
     assert window.duration_s == pytest.approx(60.0, rel=0.05)
     assert window.mean_tokens == pytest.approx(300.0, rel=0.05)
+
+
+def test_replies_that_happen_to_be_short_do_not_change_what_an_n_gives() -> None:
+    """After a step up the short ones of what was added end first, and the server is as fast."""
+    window = Window()
+    tokens = prompts = 0.0
+    speed, prompt_s, prompt, reply = 1000.0, 0.0005, 900, 300
+    at = 0.0
+    for poll in range(400):
+        lately = poll >= 390
+        completed, length = (4, reply / 2) if lately else (2 + poll % 3, reply)
+        at += 5.0
+        prompts += completed * prompt
+        tokens += speed * (5.0 - prompt_s * completed * prompt)
+        gauges = Gauges(running=64, waiting=0, kv=0.5, tokens=tokens, prompts=prompts)
+        latency_s = completed * 100.0
+        window.add(
+            Observation(
+                at, 64, 64.0, completed, round(completed * length), latency_s, gauges=gauges
+            )
+        )
+    assert window.mean_tokens is not None
+    assert window.mean_tokens < 0.9 * reply
+    before, after = list(window.samples)[-30:-10], list(window.samples)[-10:]
+    told = throughput(before), throughput(after)
+    assert told[0] is not None
+    assert told[0] == pytest.approx(1 / (1 / speed + prompt_s * prompt / reply), rel=0.02)
+    assert told[1] == pytest.approx(told[0], rel=0.02)
+    window.renew()  # the work has become other: then it is what came of late
+    window.add(Observation(at + 5.0, 64, 64.0, 3, 450, 300.0, gauges=gauges))
+    assert window.lengths.mix is not None
+    assert window.lengths.mix > 1.1 * prompt / reply

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from fanout_workers.auto.observe import Observation
 
@@ -11,10 +12,32 @@ _ENOUGH = 24
 #: A request in flight has generated more than half of a mean reply, for long ones are in flight
 #: for longer: E[L^2] / 2 E[L], with lengths that scatter by half of their mean.
 _GENERATED = 0.64
+#: D over which the mix of prompts and replies is forgotten.
+_MIX_D = 30.0
+
+
+@dataclass(slots=True)
+class _Mix:
+    """Sums over requests that were sent, and over replies that came."""
+
+    starts: float = 0.0
+    prompts: float = 0.0
+    ended: float = 0.0
+    tokens: float = 0.0
+
+    @property
+    def ratio(self) -> float | None:
+        if self.starts < 1 or self.ended < 1 or self.tokens <= 0:
+            return None
+        return self.prompts / self.starts / (self.tokens / self.ended)
+
+    def fade(self, kept: float) -> None:
+        self.starts, self.prompts = self.starts * kept, self.prompts * kept
+        self.ended, self.tokens = self.ended * kept, self.tokens * kept
 
 
 class Lengths:
-    """Means over about one D; `fresh` ones over the last two dozen requests.
+    """Means over about one D; `fresh` ones over the last two dozen requests; the mix over many D.
 
     Attributes:
         tokens: of a reply, mean; None before any came.
@@ -27,6 +50,7 @@ class Lengths:
         self._requests = self._tokens = self._latency_s = 0.0
         self._starts = self._prompts = 0.0
         self._fresh_starts = self._fresh_prompts = 0.0
+        self._mix = _Mix()
 
     @property
     def duration_s(self) -> float:
@@ -39,6 +63,20 @@ class Lengths:
     def prompt(self) -> float | None:
         """Prompt tokens of a request, mean over about one D: of what is in flight."""
         return self._prompts / self._starts if self._starts >= 1 else None
+
+    @property
+    def mix(self) -> float | None:
+        """Prompt tokens for each token of a reply, over many D.
+
+        The replies of one D scatter, and after a step up they are the short ones of what has been
+        added: two N compared by a mix of their own would differ by that, many times as much as by
+        their throughput.
+        """
+        return self._mix.ratio
+
+    def renew(self) -> None:
+        """The work has become other: the mix is what it was of late."""
+        self._mix = _Mix(self._starts, self._prompts, self._requests, self._tokens)
 
     @property
     def settled(self) -> bool:
@@ -70,6 +108,9 @@ class Lengths:
             self._requests, self._tokens = self._requests * kept, self._tokens * kept
             self._latency_s *= kept
             self._starts, self._prompts = self._starts * kept, self._prompts * kept
+            self._mix.fade(math.exp(-dt_s / (_MIX_D * self.duration_s)))
+        self._mix.ended += seen.completed
+        self._mix.tokens += seen.tokens
         self._requests += seen.completed
         self._tokens += seen.tokens
         self._latency_s += seen.latency_s
@@ -80,6 +121,8 @@ class Lengths:
         """So many requests were sent, and so many prompt tokens taken in."""
         self._starts += requests
         self._prompts += prompts
+        self._mix.starts += requests
+        self._mix.prompts += prompts
         kept = min(1.0, _ENOUGH / (self._fresh_starts + requests)) if self._fresh_starts else 1.0
         self._fresh_starts = self._fresh_starts * kept + requests
         self._fresh_prompts = self._fresh_prompts * kept + prompts

@@ -15,7 +15,6 @@ _FAR, _FIRST, _NEAR = 1.5, 1.25, 1.08
 #: Elasticity from which on the server is far from its limits, below which a step is looked at for
 #: longer, and below which nothing more is to be gained.
 _LINEAR, _DOUBT, _FLAT = 0.8, 0.2, 0.15
-#: A step is charged against throughput this far below it.
 #: A step is charged against throughput so far below it that the server's wobble does not hide what
 #: is gained: in ln N, for one of `Window.wobble`. With .017 that is N / 1.04 to N / 1.2.
 _FROM, _TO = 2.3, 10.6
@@ -23,9 +22,9 @@ _MOST_WOBBLE = 0.06
 #: How long a step in doubt is looked at: polls, and D. Longer does not tell more, for the speed
 #: wanders on.
 _LOOK_POLLS, _LOOK_D = 3, 0.15
-#: Where only completions tell, a step costs more than one D: there have to be few.
 #: Completions tell of the N of so many D ago; D is the present one, which grows with N.
 _LAG_D = 1.1
+#: Where only completions tell, a step costs more than one D: there have to be few.
 _SLOW_STEPS = ((0.6, 2.0), (0.35, 1.5), (-math.inf, 1.25))
 
 

@@ -81,6 +81,10 @@ class Window:
         """Mean tokens of a prompt, of late; None where they are not known."""
         return self.lengths.prompt if self._by_page else None
 
+    def renew(self) -> None:
+        """The work has become other."""
+        self.lengths.renew()
+
     def last(self, seconds: float) -> list[Sample]:
         """The samples of the last so many seconds."""
         if not self.samples:
@@ -143,11 +147,10 @@ class Window:
         started = max(0, seen.completed + seen.timeouts + seen.in_flight - last.in_flight)
         self.lengths.started(started * clients, prompts)
         self._prefill.add(rate, prompts / dt_s, max(seen.mean_in_flight, 1e-9) * clients)
-        prompt, tokens = self.lengths.prompt, self.lengths.tokens
-        if not tokens or prompt is None:
+        mix = self.lengths.mix
+        if mix is None:
             return 0.0, 0.0
-        token_s = self._prefill.token_s
-        return self._prefill.seconds(dt_s, prompts), token_s * prompt / tokens
+        return self._prefill.seconds(dt_s, prompts), self._prefill.token_s * mix
 
     def _taken_in(self, seen: Observation, last: Observation) -> float | None:
         """Prompt tokens since the last poll; whole prompts, where only streams tell."""
