@@ -16,12 +16,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from loop import Load
 from policies import Aimd, Auto, Gradient
-from servers import KINDS, PUBLISHED, unseen
-from trials import Best, Trial, best_of, row
+from servers import H100, KINDS, PUBLISHED, unseen
+from trials import SHORT_S, Best, Trial, best_of, row
 
 #: Two cores, and nobody needs to wait for the numbers.
 PROCESSES = 2
 LONGER = Load(longer=3.0, longer_from_s=3600, longer_until_s=9000)
+
+#: What the server of an H100 was sent, and the same with replies of a third.
+REAL = {
+    "replies of 330": Load(330.0, 0.7, 1500, 900),
+    "replies of 110": Load(110.0, 0.7, 400, 900),
+}
 
 Row = dict[str, Any]
 
@@ -92,6 +98,31 @@ def shared(pool: Pool, seeds: int) -> Row:
     return found
 
 
+def real(pool: Pool, seeds: int) -> Row:
+    """A server of the shape of a real one, of which prompts are much or most of the work."""
+    found: Row = {}
+    marks = (SHORT_S / 3, SHORT_S)
+    for words, load in REAL.items():
+        best = best_of(pool, H100, seeds, load=load, marks=marks)
+        trials = [Trial(H100, Auto, seed, load=load, marks=marks) for seed in range(seeds)]
+        outcomes = pool.map(Trial.run, trials, chunksize=1)
+        pairs = list(zip(outcomes, best.outcomes, strict=True))
+        whole = [o.marks[SHORT_S] / b.marks[SHORT_S] for o, b in pairs]
+        last = [o.since(marks[0]) / b.since(marks[0]) for o, b in pairs]
+        found[words] = told(
+            f"h100: {words}",
+            {
+                "at_45_min": round(statistics.mean(whole), 3),
+                "at_45_min_worst": round(min(whole), 3),
+                "last_30_min": round(statistics.mean(last), 3),
+                "last_30_min_worst": round(min(last), 3),
+                "n": round(statistics.median(o.n for o in outcomes)),
+                "best_n": best.n,
+            },
+        )
+    return found
+
+
 def random_servers(pool: Pool, count: int, seeds: int) -> Row:
     """Servers that nobody has tuned anything for."""
     found: Row = {}
@@ -141,6 +172,7 @@ def main() -> None:
             "compared": compared(pool, best, min(seeds, 3)),
             "changed": changed(pool, seeds),
             "shared": shared(pool, min(seeds, 3)),
+            "real": real(pool, seeds),
             "unseen_by_kind": by_kind(random_rows),
             "unseen": random_rows,
             "seconds": round(time.monotonic() - began),

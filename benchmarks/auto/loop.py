@@ -47,6 +47,11 @@ class Load:
     neighbour_from_s: float = 0.0
     neighbour_until_s: float = math.inf
 
+    @property
+    def changes(self) -> bool:
+        """Whether it is not the same all the time."""
+        return self.longer != 1.0 or self.neighbour > 0
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -60,6 +65,10 @@ class Outcome:
     duration_s: float = 0.0
     total_tokens: int = 0
     ends: list[tuple[float, int, int]] = field(default_factory=list)
+
+    def since(self, mark: float) -> int:
+        """Tokens from a mark to the last one."""
+        return self.marks[max(self.marks)] - self.marks[mark]
 
     def first_at(self, n: int) -> float:
         """When N was first so large; the whole time if it never was."""

@@ -12,6 +12,7 @@ from policies import Fixed
 from fanout.sim.curves import Profile
 
 SHORT_S, LONG_S = 2700.0, 14_400.0
+MARKS = (SHORT_S, LONG_S)
 NOISE = 0.04
 
 
@@ -25,7 +26,7 @@ class Trial:
     mode: str = "M"
     noise: float = NOISE
     load: Load = field(default_factory=Load)
-    marks: tuple[float, ...] = (SHORT_S, LONG_S)
+    marks: tuple[float, ...] = MARKS
 
     def run(self) -> Outcome:
         policy = Fixed(self.policy) if isinstance(self.policy, int) else self.policy()
@@ -51,20 +52,25 @@ class Best:
 
 
 def best_of(
-    pool: Pool, profile: Profile, seeds: int, noise: float = NOISE, load: Load | None = None
+    pool: Pool,
+    profile: Profile,
+    seeds: int,
+    noise: float = NOISE,
+    load: Load | None = None,
+    marks: tuple[float, ...] = MARKS,
 ) -> Best:
     """Brute force: a coarse grid, then a fine one around its best, then all seeds at the best."""
-    # Where nothing changes, an hour tells what four would.
-    marks = (1500.0, 4500.0) if load is None else (0.0, LONG_S)
     load = load or Load()
+    # Where nothing changes, a fifth of the time tells what all of it would.
+    since, until = (0.0, marks[-1]) if load.changes else (0.1 * marks[-1], 0.3 * marks[-1])
     tried: dict[int, int] = {}
 
     def weigh(grid: list[int]) -> int:
         new = [n for n in grid if n not in tried]
         # Without noise, and over the whole time: one seed tells what many would.
-        trials = [Trial(profile, n, 0, "M", 0.0, load, marks) for n in new]
+        trials = [Trial(profile, n, 0, "M", 0.0, load, (since, until)) for n in new]
         for n, outcome in zip(new, pool.map(Trial.run, trials, chunksize=1), strict=True):
-            tried[n] = outcome.marks[marks[1]] - outcome.marks[marks[0]]
+            tried[n] = outcome.marks[until] - outcome.marks[since]
             if load.neighbour:  # then what both get is the measure
                 tried[n] = outcome.total_tokens
         return max(tried, key=lambda n: tried[n])
@@ -74,7 +80,7 @@ def best_of(
     top = weigh([round(top * factor) for factor in (0.82, 0.91, 1.1, 1.2)])
     top = weigh([round(top * factor) for factor in (0.965, 1.035)])
     enough = min(n for n in tried if tried[n] >= 0.9 * tried[top])
-    trials = [Trial(profile, top, seed, "M", noise, load) for seed in range(seeds)]
+    trials = [Trial(profile, top, seed, "M", noise, load, marks) for seed in range(seeds)]
     return Best(top, enough, pool.map(Trial.run, trials, chunksize=1))
 
 
