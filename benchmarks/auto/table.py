@@ -75,7 +75,18 @@ def main() -> None:
         for kind, row in result["unseen_by_kind"].items()
     ]
     headings = ["random servers, M", "45 min / 4 h", "worst run at 4 h"]
-    print(table([*headings, "most in flight / best N"], rows))
+    print(table([*headings, "most in flight / best N"], rows), end="\n\n")
+    rows = [
+        [
+            words,
+            f"{100 * row['at_45_min']:.0f} ({100 * row['at_45_min_worst']:.0f})",
+            f"{100 * row['last_30_min']:.0f} ({100 * row['last_30_min_worst']:.0f})",
+            f"{row['n']} ({row['best_n']})",
+        ]
+        for words, row in result["real"].items()
+    ]
+    headings = ["of the shape of a real one, M", "45 min (worst seed)", "its last 30 min"]
+    print(table([*headings, "N at the end (best)"], rows))
 
 
 if __name__ == "__main__":

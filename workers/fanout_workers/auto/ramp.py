@@ -19,9 +19,9 @@ _LINEAR, _DOUBT, _FLAT = 0.8, 0.2, 0.15
 #: is gained: in ln N, for one of `Window.wobble`. With .017 that is N / 1.04 to N / 1.2.
 _FROM, _TO = 2.3, 10.6
 _MOST_WOBBLE = 0.06
-#: How long a step in doubt is looked at: polls, and D. Longer does not tell more, for the speed
-#: wanders on.
-_LOOK_POLLS, _LOOK_D = 3, 0.15
+#: How long a step in doubt is looked at: polls, D and seconds. Longer does not tell more, for the
+#: speed wanders on. Where requests are short, so are polls: three of them are a wave of prompts.
+_LOOK_POLLS, _LOOK_D, _LOOK_S = 3, 0.15, 15.0
 #: Completions tell of the N of so many D ago; D is the present one, which grows with N.
 _LAG_D = 1.1
 #: Where only completions tell, a step costs more than one D: there have to be few.
@@ -114,7 +114,7 @@ class Ramp:
         point = self._leg.point
         assert point is not None  # noqa: S101 - feed() said so
         self._doubted = self._direct and self._doubtful(point)
-        longest = max(_LOOK_POLLS * window.poll_s, _LOOK_D * window.duration_s)
+        longest = max(_LOOK_POLLS * window.poll_s, _LOOK_D * window.duration_s, _LOOK_S)
         if self._doubted and self._leg.measured_s < longest:
             return None
         self.points.append(point)
