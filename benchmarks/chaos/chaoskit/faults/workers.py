@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 #: A lease lasts 10 s (`fanout_workers.leases.TTL_S`).
 _PAST_LEASE_S = 11.5
-#: A warm shutdown; or none at all, before the worker has taken the signal over.
-_TOLD_TO_END = frozenset({0, -signal.SIGTERM})
+#: A warm shutdown; or none at all, before the command, or after it Celery, takes the signal over.
+_INTERRUPTED = 130
+_TOLD_TO_END = frozenset({0, -signal.SIGTERM, _INTERRUPTED})
 
 
 @dataclass(frozen=True, slots=True)
