@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from loop import Load
 from policies import Aimd, Auto, Gradient
 from servers import H100, KINDS, PUBLISHED, unseen
-from trials import SHORT_S, Best, Trial, best_of, row
+from trials import SHORT_S, Best, Trial, best_of, row, shares
 
 #: Two cores, and nobody needs to wait for the numbers.
 PROCESSES = 2
@@ -112,10 +112,8 @@ def real(pool: Pool, seeds: int) -> Row:
         found[words] = told(
             f"h100: {words}",
             {
-                "at_45_min": round(statistics.mean(whole), 3),
-                "at_45_min_worst": round(min(whole), 3),
-                "last_30_min": round(statistics.mean(last), 3),
-                "last_30_min_worst": round(min(last), 3),
+                **shares("at_45_min", whole),
+                **shares("last_30_min", last),
                 "n": round(statistics.median(o.n for o in outcomes)),
                 "best_n": best.n,
             },

@@ -10,12 +10,10 @@ from typing import Protocol
 
 from fanout.sim.curves import Profile
 from fanout.sim.engine import Engine, QueueFull, Sequence, State, Work
-from fanout_workers.auto import Gauges, Observation, Streams
+from fanout_workers.auto import Gauges, Observation, Streams, pace_s
 
-#: Seconds between two polls at most, polls in the duration of a request, and at least: a leader's.
+#: Seconds between two polls, at most: a leader's own.
 POLL_S = 5.0
-POLLS_IN_ONE = 4
-LEAST_POLL_S = 0.5
 TIMEOUT_S = 900.0
 #: A stream that has shown no token for so long is overdue.
 SILENT_S = 10.0
@@ -234,7 +232,7 @@ class Loop:
         self._timeouts += timeouts
         passed, self._polled_at = now - self._polled_at, now
         if completed:
-            self._poll_s = min(POLL_S, max(LEAST_POLL_S, latency_s / completed / POLLS_IN_ONE))
+            self._poll_s = pace_s(latency_s / completed, POLL_S)
         gauges = streams = None
         if self._mode == "M":
             shown = self.engine.gauges(now)

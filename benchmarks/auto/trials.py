@@ -84,6 +84,11 @@ def best_of(
     return Best(top, enough, pool.map(Trial.run, trials, chunksize=1))
 
 
+def shares(name: str, found: list[float]) -> dict[str, float]:
+    """Shares of the best, one a seed: their mean as `name`, and the worst of them."""
+    return {name: round(statistics.mean(found), 3), f"{name}_worst": round(min(found), 3)}
+
+
 def row(pool: Pool, best: Best, trials: list[Trial]) -> dict[str, float]:
     """What came of the trials, one a seed, as shares of the best fixed N."""
     found = pool.map(Trial.run, trials, chunksize=1)
@@ -93,10 +98,8 @@ def row(pool: Pool, best: Best, trials: list[Trial]) -> dict[str, float]:
     long = [o.marks[LONG_S] / b.marks[LONG_S] for o, b in zip(found, best.outcomes, strict=False)]
     reached = [o.first_at(best.enough) / best.duration_s for o in found]
     return {
-        "at_45_min": round(statistics.mean(short), 3),
-        "at_45_min_worst": round(min(short), 3),
-        "at_4_h": round(statistics.mean(long), 3),
-        "at_4_h_worst": round(min(long), 3),
+        **shares("at_45_min", short),
+        **shares("at_4_h", long),
         "most_in_flight_over_best_n": round(
             statistics.mean(o.most_in_flight for o in found) / best.n, 2
         ),

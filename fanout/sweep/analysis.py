@@ -166,7 +166,7 @@ def _cliff_words(good: Point, bad: Point, peak: Point) -> str:
     server = bad.server
     if server is None or server.kv_max is None:
         return f"{fall}; without the server's /metrics it cannot be told why."
-    if server.preemptions or server.kv_max >= KV_FULL:
+    if server.full:
         thrown = f", {server.preemptions} preemptions" if server.preemptions else ""
         return f"{fall}: the KV cache is full ({server.kv_max:.0%}{thrown})."
     return f"{fall}, with {server.kv_max:.0%} of the KV cache used: not memory, but compute."

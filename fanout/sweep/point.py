@@ -67,6 +67,11 @@ class Server(_Figures):
     kv_max: float | None = None
     preemptions: int | None = None
 
+    @property
+    def full(self) -> bool:
+        """Whether its KV cache was, as far as it says."""
+        return bool(self.preemptions) or (self.kv_max or 0.0) >= KV_FULL
+
 
 class Point(_Figures):
     """What was measured at one N.
@@ -147,8 +152,7 @@ class Point(_Figures):
     @property
     def crowded(self) -> bool:
         """Whether the server says that N is too high: it queues, or its KV cache is full."""
-        server = self.server or Server()
-        return self.queued or bool(server.preemptions) or (server.kv_max or 0.0) >= KV_FULL
+        return self.queued or (self.server is not None and self.server.full)
 
     @property
     def stretch(self) -> float | None:

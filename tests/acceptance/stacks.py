@@ -24,17 +24,18 @@ class Stack:
     log: Path
 
     def asked(self) -> int:
-        """How many requests the model server was sent so far."""
+        """How many requests the model server was sent, once nothing is in flight any more."""
+        until(lambda: self._get("/stats")["now"] == 0, "nothing is in flight")
         told: dict[str, int] = self._get("/stats")
         return told["asked"]
 
     def documents(self, since: int) -> list[str]:
-        """The ends of the prompts that it was sent, once nothing is in flight any more.
+        """The ends of the prompts of those requests.
 
         Args:
             since: how many it had been sent before.
         """
-        until(lambda: self._get("/stats")["now"] == 0, "nothing is in flight")
+        self.asked()  # what is in flight may not have been read yet
         told: list[str] = self._get(f"/asked?from={since}")
         return told
 

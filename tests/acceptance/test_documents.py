@@ -116,7 +116,7 @@ def verified(folder: Path, output: str, code: int) -> dict[str, Any]:
 @CASES
 def test_a_killed_command_goes_on_and_is_verified(stack: Stack, folder: Path, case: Case) -> None:
     case.prepare(folder)
-    before = len(stack.documents(0))
+    before = stack.asked()
     killed(folder, case)
     assert "not complete" in verified(folder, case.output, 3)["troubles"]
     done = fanout(*case.command, cwd=folder)
@@ -154,7 +154,7 @@ def test_failed_items_of_a_parquet_output_are_done_again(stack: Stack, folder: P
     _documents(folder)
     (folder / "docs.jsonl").write_text('{"text": "fine"}\n{"text": "REFUSED"}\n{"text": "good"}\n')
     assert fanout(*EXTRACT.command, cwd=folder).returncode == 1
-    before = len(stack.documents(0))
+    before = stack.asked()
     job = json.loads((folder / "out.parquet.job").read_text())["job"]
     done = fanout("retry", job, "--failed", "-o", "out.parquet", cwd=folder)
     assert done.returncode == 1, done.stderr

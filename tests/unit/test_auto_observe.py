@@ -118,7 +118,7 @@ def test_replies_that_happen_to_be_short_do_not_change_what_an_n_gives() -> None
     assert told[0] is not None
     assert told[0] == pytest.approx(1 / (1 / speed + prompt_s * prompt / reply), rel=0.02)
     assert told[1] == pytest.approx(told[0], rel=0.02)
-    window.renew()  # the work has become other: then it is what came of late
+    window.lengths.renew()  # the work has become other: then it is what came of late
     window.add(Observation(at + 5.0, 64, 64.0, 3, 450, 300.0, gauges=gauges))
     assert window.lengths.mix is not None
     assert window.lengths.mix > 1.1 * prompt / reply

@@ -33,6 +33,7 @@ from fanout_workers.auto import (
     Observation,
     Remembered,
     Streams,
+    pace_s,
 )
 from fanout_workers.server_page import ServerPage
 from fanout_workers.tally import COUNTERS, Tally, Totals, totals_of
@@ -42,9 +43,6 @@ log = logging.getLogger(__name__)
 #: The lock, and what a process that says nothing more counts, last for so many polls at their
 #: longest.
 _POLLS = 3
-#: Polls in one mean duration of a request, and the shortest in seconds.
-_IN_ONE = 4
-_LEAST_S = 0.5
 #: Seconds after which the N that a leader left says no more of the server than one remembered.
 _HELD_S = 600
 #: Seconds after which a decision that is not worth a note is kept all the same: a sign of life.
@@ -233,7 +231,7 @@ class Leader:
         """Look more often where requests are short."""
         if ended := totals.completed - self._last.completed:
             duration_s = (totals.latency_s - self._last.latency_s) / ended
-            self.pause_s = min(self._poll_s, max(_LEAST_S, duration_s / _IN_ONE))
+            self.pause_s = pace_s(duration_s, self._poll_s)
         self._last = totals
 
     async def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fanout_workers.auto.observe import Observation
 
@@ -17,8 +17,8 @@ _MIX_D = 30.0
 
 
 @dataclass(slots=True)
-class _Mix:
-    """Sums over requests that were sent, and over replies that came."""
+class _Sums:
+    """Over requests that were sent, and over replies that came."""
 
     starts: float = 0.0
     prompts: float = 0.0
@@ -26,10 +26,14 @@ class _Mix:
     tokens: float = 0.0
 
     @property
+    def prompt(self) -> float | None:
+        return self.prompts / self.starts if self.starts >= 1 else None
+
+    @property
     def ratio(self) -> float | None:
-        if self.starts < 1 or self.ended < 1 or self.tokens <= 0:
+        if self.prompt is None or self.ended < 1 or self.tokens <= 0:
             return None
-        return self.prompts / self.starts / (self.tokens / self.ended)
+        return self.prompt / (self.tokens / self.ended)
 
     def fade(self, kept: float) -> None:
         self.starts, self.prompts = self.starts * kept, self.prompts * kept
@@ -47,22 +51,21 @@ class Lengths:
         self.tokens: float | None = None
         self._began: float | None = None
         self._at = 0.0
-        self._requests = self._tokens = self._latency_s = 0.0
-        self._starts = self._prompts = 0.0
+        self._latency_s = 0.0
+        self._late, self._mix = _Sums(), _Sums()
         self._fresh_starts = self._fresh_prompts = 0.0
-        self._mix = _Mix()
 
     @property
     def duration_s(self) -> float:
         """D, the mean duration of a request; before any ended, the time until now."""
-        if self._requests > 0:
-            return self._latency_s / self._requests
+        if self._late.ended > 0:
+            return self._latency_s / self._late.ended
         return 0.0 if self._began is None else max(self._at - self._began, 1.0)
 
     @property
     def prompt(self) -> float | None:
         """Prompt tokens of a request, mean over about one D: of what is in flight."""
-        return self._prompts / self._starts if self._starts >= 1 else None
+        return self._late.prompt
 
     @property
     def mix(self) -> float | None:
@@ -76,12 +79,12 @@ class Lengths:
 
     def renew(self) -> None:
         """The work has become other: the mix is what it was of late."""
-        self._mix = _Mix(self._starts, self._prompts, self._requests, self._tokens)
+        self._mix = replace(self._late)
 
     @property
     def settled(self) -> bool:
         """Whether enough replies have come to speak of a mean."""
-        return self._requests >= _ENOUGH
+        return self._late.ended >= _ENOUGH
 
     @property
     def growth(self) -> float:
@@ -103,26 +106,23 @@ class Lengths:
     def ended(self, seen: Observation, dt_s: float) -> None:
         """Replies that came within `dt_s` seconds."""
         # Forgotten over one D, but never below what makes a mean.
-        if self._requests > _ENOUGH:
-            kept = max(math.exp(-dt_s / self.duration_s), _ENOUGH / self._requests)
-            self._requests, self._tokens = self._requests * kept, self._tokens * kept
-            self._latency_s *= kept
-            self._starts, self._prompts = self._starts * kept, self._prompts * kept
+        if self._late.ended > _ENOUGH:
             self._mix.fade(math.exp(-dt_s / (_MIX_D * self.duration_s)))
-        self._mix.ended += seen.completed
-        self._mix.tokens += seen.tokens
-        self._requests += seen.completed
-        self._tokens += seen.tokens
+            kept = max(math.exp(-dt_s / self.duration_s), _ENOUGH / self._late.ended)
+            self._late.fade(kept)
+            self._latency_s *= kept
+        for sums in (self._late, self._mix):
+            sums.ended += seen.completed
+            sums.tokens += seen.tokens
         self._latency_s += seen.latency_s
-        if self._requests > 0:
-            self.tokens = self._tokens / self._requests
+        if self._late.ended > 0:
+            self.tokens = self._late.tokens / self._late.ended
 
     def started(self, requests: float, prompts: float) -> None:
         """So many requests were sent, and so many prompt tokens taken in."""
-        self._starts += requests
-        self._prompts += prompts
-        self._mix.starts += requests
-        self._mix.prompts += prompts
+        for sums in (self._late, self._mix):
+            sums.starts += requests
+            sums.prompts += prompts
         kept = min(1.0, _ENOUGH / (self._fresh_starts + requests)) if self._fresh_starts else 1.0
         self._fresh_starts = self._fresh_starts * kept + requests
         self._fresh_prompts = self._fresh_prompts * kept + prompts

@@ -11,6 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+#: Polls in one mean duration of a request, and the shortest time between two, in seconds.
+_IN_ONE = 4
+_LEAST_S = 0.5
+
+
+def pace_s(duration_s: float, longest_s: float) -> float:
+    """Seconds until the next poll: sooner where requests are short.
+
+    Args:
+        duration_s: of a request, mean.
+        longest_s: seconds between two polls, at most.
+    """
+    return min(longest_s, max(_LEAST_S, duration_s / _IN_ONE))
+
 
 @dataclass(frozen=True, slots=True)
 class Gauges:

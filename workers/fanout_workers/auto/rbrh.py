@@ -124,7 +124,7 @@ class Controller:
         if (longer := self._work.longer(self._window)) and self._rescale(longer, sample):
             return True, f"requests are {longer:.1f} times as long as remembered"
         if self._work.changed(self._window):
-            self._window.renew()
+            self._window.lengths.renew()
             self._levels.clear()
             self._search.forget()
         if sample.at < self._not_before:

@@ -81,10 +81,6 @@ class Window:
         """Mean tokens of a prompt, of late; None where they are not known."""
         return self.lengths.prompt if self._by_page else None
 
-    def renew(self) -> None:
-        """The work has become other."""
-        self.lengths.renew()
-
     def last(self, seconds: float) -> list[Sample]:
         """The samples of the last so many seconds."""
         if not self.samples:

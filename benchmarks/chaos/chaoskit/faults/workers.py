@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from chaoskit.faults.base import Fault
 from chaoskit.plug_in import EXIT_POISON
+from fanout.cli.exits import Exit
 
 if TYPE_CHECKING:
     from chaoskit.plan import Fleet
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 #: A lease lasts 10 s (`fanout_workers.leases.TTL_S`).
 _PAST_LEASE_S = 11.5
 #: A warm shutdown; or none at all, before the command, or after it Celery, takes the signal over.
-_INTERRUPTED = 130
-_TOLD_TO_END = frozenset({0, -signal.SIGTERM, _INTERRUPTED})
+_TOLD_TO_END = frozenset({0, -signal.SIGTERM, Exit.INTERRUPTED})
 
 
 @dataclass(frozen=True, slots=True)
