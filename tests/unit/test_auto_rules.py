@@ -67,6 +67,31 @@ def test_the_ramp_ends_where_nothing_more_is_gained(mode: str, top: int) -> None
     assert max(d.n for d in server.decisions) <= (1.3 if top > 64 else 1.6) * top
 
 
+@pytest.mark.parametrize("mode", ["M", "T"])
+def test_what_seems_to_gain_nothing_is_measured_once_more(mode: str) -> None:
+    # The server is slower from some step on: the ramp is not over for that.
+    server = Formula(flat_from(1e9, 0.6), mode)
+    one = controller(16)
+    server.until(one, lambda d: d.n >= 150)
+    steady = server.curve
+    server.curve = lambda n: 0.93 * steady(n)
+    doubt = server.until(one, lambda d: "seems to rise no longer" in d.reason)
+    assert doubt.n < doubt.before
+    after = server.until(one, lambda d: d.n > doubt.before or d.phase != "ramp")
+    assert "throughput rises with N" in after.reason
+
+
+def test_below_the_top_of_a_ramp_no_other_begins() -> None:
+    server, one = Formula(cliff_at(150)), controller(16)
+    server.until(one, lambda d: d.phase == "refine")
+    steep = server.curve
+    server.curve = lambda n: steep(n) * (n / 100) ** 0.8  # a probe gains, wherever it goes
+    made = server.drive(one, 400)
+    reached = next(i for i, d in enumerate(made) if d.phase == "ramp")
+    tops = [d.n for d in server.decisions if d.phase == "ramp" and d.at < made[0].at]
+    assert made[reached].n > max(tops)
+
+
 def test_without_tokens_as_they_come_the_steps_are_few_and_large() -> None:
     server, one = Formula(flat_from(1e9, 0.7), "C"), controller(16)
     made = [d for d in server.drive(one, 200) if d.n != d.before]
@@ -215,7 +240,7 @@ def bent_at(half: float) -> Callable[[float], float]:
 def test_a_curve_that_rises_slowly_is_followed(half: int) -> None:
     curve, one = bent_at(half), controller(16)
     Formula(curve, prompts=0.0).drive(one, 4000)
-    assert curve(one.memory.n) >= 0.96 * curve(1024)
+    assert curve(one.memory.n) >= 0.95 * curve(1024)
 
 
 def test_small_steps_whose_gain_is_hidden_by_the_noise_are_taken_together() -> None:
@@ -244,8 +269,14 @@ def test_a_probe_is_widened_while_the_wider_one_gains_more_than_half_as_much() -
         search.refine()
         return judged(search, deltas)
 
-    assert refining(0.015, 0.018, 0.0, 0.0) == [up, pytest.approx(1.254), 1.5, down]
-    assert refining(0.015, 0.007, 0.0) == [up, pytest.approx(1.254), down]
+    assert refining(0.015, 0.018, 0.0) == [up, pytest.approx(1.254), down]
+    # While holding, where steps are smaller, there is room for three.
+    search = Search()
+    search.hold(0.0)
+    small, wider = pytest.approx(1.08), pytest.approx(1.166)
+    assert judged(search, [0.015, 0.018, 0.02, 0.0])[:3] == [small, wider, pytest.approx(1.3)]
+    search.hold(0.0)
+    assert judged(search, [0.015, 0.007, 0.0]) == [small, wider, pytest.approx(1 / 1.08, abs=1e-3)]
     assert refining(-0.001, 0.0) == [up, down]
     # Where prompts are not counted, a larger step seems to gain what was not taken in meanwhile.
     search = Search()

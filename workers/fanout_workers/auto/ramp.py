@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fanout_workers.auto.leg import Leg, Point
 from fanout_workers.auto.observe import Sample
+from fanout_workers.auto.probe import Probe
 from fanout_workers.auto.window import WOBBLE, Window
 
 #: Factor of a step while the server is far from its limits, at first, and once it is near them.
@@ -22,6 +23,9 @@ _MOST_WOBBLE = 0.06
 #: How long a step in doubt is looked at: polls, D and seconds. Longer does not tell more, for the
 #: speed wanders on. Where requests are short, so are polls: three of them are a wave of prompts.
 _LOOK_POLLS, _LOOK_D, _LOOK_S = 3, 0.15, 15.0
+#: What seems to gain nothing is compared with the N below it in turns, at most so many: the speed
+#: wanders by more from one step to the next than a step gains.
+_CHECK_TURNS = 2
 #: Completions tell of the N of so many D ago; D is the present one, which grows with N.
 _LAG_D = 1.1
 #: Where only completions tell, a step costs more than one D: there have to be few.
@@ -94,6 +98,7 @@ class Ramp:
         self._flat = 0
         self._stepped_at = -math.inf
         self._wobble = WOBBLE
+        self._check: Probe | None = None
 
     def feed(self, sample: Sample, window: Window, limit: float) -> Step | None:
         """Take a poll; the next step when it is time for one.
@@ -103,6 +108,8 @@ class Ramp:
             window: the past.
             limit: N that must not be exceeded.
         """
+        if self._check is not None:
+            return self._checking(self._check, sample, window, limit)
         if self._leg is None:
             self._leg = self._new_leg(window)
             self._stepped_at = sample.at
@@ -126,10 +133,31 @@ class Ramp:
 
     def _step(self, limit: float) -> Step:
         e = elasticity(self.points)
-        if self._is_flat(e):
-            near = self._direct
-            chosen = smallest_near_best(self.points, 0.97 if near else 0.94, 0.12 if near else 0.0)
-            return Step(chosen.n, "throughput no longer rises with N", "flat")
+        if not self._is_flat(e):
+            return self._up(e, limit)
+        return self._begin_check() if self._direct else self._flat_end(0.94, 0.0)
+
+    def _begin_check(self) -> Step:
+        last = self.points[-1]
+        below = max((p for p in reversed(self.points) if p.n < last.n), key=lambda p: p.n)
+        least = _FLAT * math.log(last.n / below.n)
+        self._check = Probe(below.n, last.n, least, turns=_CHECK_TURNS, points=[below, last])
+        return Step(below.n, "throughput seems to rise no longer: measured once more")
+
+    def _checking(self, check: Probe, sample: Sample, window: Window, limit: float) -> Step | None:
+        before = check.n
+        verdict = check.feed(sample, window)
+        if verdict is None:
+            return Step(check.n, "measured once more") if check.n != before else None
+        self._check = None
+        self.points += check.points[2:]
+        return self._up(elasticity(self.points), limit) if verdict.accepted else self._flat_end()
+
+    def _flat_end(self, share: float = 0.97, within: float = 0.12) -> Step:
+        chosen = smallest_near_best(self.points, share, within)
+        return Step(chosen.n, "throughput no longer rises with N", "flat")
+
+    def _up(self, e: float | None, limit: float) -> Step:
         self._factor = self._next_factor(e)
         n = min(round(self._n * self._factor), math.floor(limit))
         if n <= self._n:

@@ -24,9 +24,6 @@ from fanout_workers.auto.work import Work
 _WARM = 0.7
 #: Work that is longer or shorter by less than this is the same.
 _SAME = 1.25
-#: How often a ramp may begin again from a probe near the same place: one that ended too early by
-#: the noise is worth it, and each costs a step beyond what is best.
-_AGAIN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,9 @@ class Controller:
         # What the next ramp begins with.
         self._near = remembered is not None
         self._points: list[Point] = []
-        self._tops: list[int] = []
+        #: The largest N at which a ramp saw that more gives nothing. Below it no other ramp begins:
+        #: each may go a step or two beyond what is best.
+        self._top = 0
         self._most: int | None = None
         self._direct: bool | None = None
         if running is not None and remembered is not None and remembered.phase != "ramp":
@@ -125,8 +124,7 @@ class Controller:
             return True, f"requests are {longer:.1f} times as long as remembered"
         if self._work.changed(self._window):
             self._window.lengths.renew()
-            self._levels.clear()
-            self._search.forget()
+            self._forget()
         if sample.at < self._not_before:
             return False, "the server asked to wait"
         self._note_level(sample)
@@ -166,6 +164,12 @@ class Controller:
         if x:
             self._levels.add(self.n, x, sample.dt_s, sample.at, d)
 
+    def _forget(self) -> None:
+        """The work or the server has changed: what was learnt of each N holds no more."""
+        self._levels.clear()
+        self._search.forget()
+        self._top = 0
+
     def _set(self, n: int) -> None:
         n = self._within(n)
         if n != self.n and self._window.samples:
@@ -194,8 +198,7 @@ class Controller:
 
     def _halve(self, sample: Sample, reason: str) -> tuple[bool, str]:
         self._alarm.calm(sample.at)
-        self._levels.clear()
-        self._search.forget()
+        self._forget()
         self._ceiling.was_too_much(self.n, sample.at)
         held = self.n
         self._set(math.ceil(self.n / 2))
@@ -262,7 +265,7 @@ class Controller:
         elif step.end == "limit":
             self._start_refining()
         elif step.end == "flat":
-            self._tops.append(max(p.n for p in self._ramp.points))
+            self._top = max(self._top, *(p.n for p in self._ramp.points))
             self._start_refining()
         return True, step.reason
 
@@ -322,8 +325,7 @@ class Controller:
         words = f"N {probe.other} against {probe.base}: {100 * verdict.delta:+.1f} % tokens/s"
         self._set(probe.other if verdict.accepted else probe.base)
         rising = self._search.judged(probe, verdict, sample.at)
-        near = sum(0.8 * probe.other <= top for top in self._tops)
-        if rising and self._direct and near < _AGAIN:
+        if rising and self._direct and probe.other > self._top:
             self._start_ramp(near=True, points=probe.points)
         return True, words
 

@@ -14,7 +14,7 @@ _REFINE, _HOLD = (1.12, 1.08), 1.08
 #: a gain, and together they are worth many percent. Only where prompts are counted: of what has
 #: just been added no reply ends for one D, so that fewer prompts are taken in, and a large step
 #: seems to gain what that saves.
-_WIDEST = 1.5
+_WIDEST = 1.3
 #: D between two probes while holding, at first; twice as long whenever nothing is found.
 _REST_D, _LONGEST_REST_D = 3.0, 40.0
 #: How long the outcome of a turn counts, in D.
