@@ -81,6 +81,15 @@ def test_what_seems_to_gain_nothing_is_measured_once_more(mode: str) -> None:
     assert "throughput rises with N" in after.reason
 
 
+def test_n_does_not_give_way_to_a_client_that_fills_the_server_alone() -> None:
+    # Whatever it gives up, the other one takes: the server's throughput stays.
+    server, one = Formula(flat_from(8), slots=8), controller(16)
+    server.drive(one, 300)
+    server.others = 64
+    server.drive(one, 4000)
+    assert 4 <= min(d.n for d in server.decisions[-3000:]) <= 8
+
+
 def test_below_the_top_of_a_ramp_no_other_begins() -> None:
     server, one = Formula(cliff_at(150)), controller(16)
     server.until(one, lambda d: d.phase == "refine")

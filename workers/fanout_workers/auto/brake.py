@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,6 +79,17 @@ class Brake:
             return None
         running = mean(s.running for s in lately) or 0.0
         return _lowered(_clamped(running, n), n, "kv", "requests are preempted")
+
+
+def fair_share(sample: Sample, window: Window) -> int:
+    """Half of what runs at the server, beside another client; 0 where there is none or no queue.
+
+    Where the other one fills the server, a smaller N costs no throughput: nothing else would end
+    the way down.
+    """
+    if not sample.running or not sample.waiting or window.others < 0.1 * (sample.own + 1):
+        return 0
+    return math.ceil(0.5 * sample.running * sample.load / sample.own)
 
 
 def _clamped(running: float, n: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fanout_workers.auto.alarm import Alarm
-from fanout_workers.auto.brake import Brake, Braked, Regime
+from fanout_workers.auto.brake import Brake, Braked, Regime, fair_share
 from fanout_workers.auto.ceiling import Ceiling
 from fanout_workers.auto.decision import Decision, Phase, Remembered
 from fanout_workers.auto.leg import Point
@@ -305,7 +305,8 @@ class Controller:
 
     def _begin_probe(self, sample: Sample) -> tuple[bool, str]:
         limit = self._limit(sample)
-        if self._search.begin(self.n, self._bounds.least, limit, sample.at, self._window):
+        least = max(self._bounds.least, fair_share(sample, self._window))
+        if self._search.begin(self.n, least, limit, sample.at, self._window):
             return False, "measuring"
         self._search.failed(sample.at)
         return True, "no room"
