@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import signal
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 #: Seconds before a cancellation that has had no effect is repeated.
@@ -29,7 +32,36 @@ def run(program: Coroutine[Any, Any, _T]) -> _T:
             await ended(task, _PROGRAM_AGAIN_S)
             raise
 
-    return asyncio.run(guarded())
+    starting, runner = guarded(), asyncio.Runner()
+    try:
+        with _held_back():  # half a loop would complain on standard error when it is thrown away
+            runner.get_loop()
+        return runner.run(starting)
+    finally:
+        runner.close()
+        # For an interruption before they began: asyncio would warn of what was never awaited.
+        starting.close()
+        program.close()
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Signals that end a program take effect afterwards."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for which, handler in former.items():
+            signal.signal(which, signal.SIG_DFL if handler is None else handler)
+        for caught in came:
+            signal.raise_signal(caught)
 
 
 async def ended(task: asyncio.Task[Any], again_s: float | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 
 import pytest
@@ -72,3 +73,24 @@ async def test_what_it_raised_is_dropped() -> None:
     await asyncio.sleep(0)
     await ended(task)
     assert task.done()
+
+
+def test_an_interruption_while_the_loop_is_made_waits_until_it_is(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    made, new = [], asyncio.new_event_loop
+
+    def interrupted() -> asyncio.AbstractEventLoop:
+        signal.raise_signal(signal.SIGINT)
+        made.append(new())
+        return made[0]
+
+    async def program() -> None:
+        raise AssertionError("it began")
+
+    monkeypatch.setattr(asyncio.events, "new_event_loop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        aio.run(program())
+    gc.collect()
+    assert made[0].is_closed()
+    assert not recwarn.list  # of a coroutine that was never awaited
