@@ -139,7 +139,10 @@ class Ramp:
 
     def _begin_check(self) -> Step:
         last = self.points[-1]
-        below = max((p for p in reversed(self.points) if p.n < last.n), key=lambda p: p.n)
+        smaller = [p for p in reversed(self.points) if p.n < last.n]
+        if not smaller:  # the load has changed, and not N
+            return self._flat_end()
+        below = max(smaller, key=lambda p: p.n)
         least = _FLAT * math.log(last.n / below.n)
         self._check = Probe(below.n, last.n, least, turns=_CHECK_TURNS, points=[below, last])
         return Step(below.n, "throughput seems to rise no longer: measured once more")
