@@ -79,6 +79,7 @@ def best_of(
     top = weigh([n for n in coarse if n <= 1024])
     top = weigh([round(top * factor) for factor in (0.82, 0.91, 1.1, 1.2)])
     top = weigh([round(top * factor) for factor in (0.965, 1.035)])
+    top = weigh([round(top * factor) for factor in (0.983, 1.017)])
     enough = min(n for n in tried if tried[n] >= 0.9 * tried[top])
     trials = [Trial(profile, top, seed, "M", noise, load, marks) for seed in range(seeds)]
     return Best(top, enough, pool.map(Trial.run, trials, chunksize=1))

@@ -12,7 +12,7 @@ from fanout_workers.auto import Bounds, Controller, Remembered
 from fanout_workers.auto.leg import Point
 from fanout_workers.auto.levels import Levels
 from fanout_workers.auto.probe import Verdict
-from fanout_workers.auto.ramp import elasticity, smallest_near_best
+from fanout_workers.auto.ramp import Ramp, elasticity, smallest_near_best
 from fanout_workers.auto.search import Search
 from fanout_workers.auto.window import Window
 from tests.unit.autokit import Formula, cliff_at, controller, flat_from, linear
@@ -291,6 +291,47 @@ def test_a_probe_is_widened_while_the_wider_one_gains_more_than_half_as_much() -
     search = Search()
     search.refine()
     assert judged(search, [0.015, 0.0], counted=False) == [up, down]
+
+
+def test_beyond_a_fall_that_a_ramp_has_seen_a_probe_takes_one_small_step() -> None:
+    search, window = Search(), Window()
+
+    def tried(n: int) -> int:
+        assert search.begin(n, 1, 1e9, 0.0, window)
+        assert search.probe is not None
+        return search.probe.other
+
+    search.refine()
+    search.fell_at = 1100
+    assert [tried(n) for n in (900, 1000, 1050)] == [1008, 1100, 1134]
+    search.forget()
+    assert tried(1000) == 1120
+
+
+def test_a_ramp_tells_a_fall_from_a_plateau() -> None:
+    def ramped(curve: Callable[[float], float]) -> Ramp:
+        server, window, ramp, n = Formula(curve), Window(), Ramp(16, True, False, 64), 16
+        for _ in range(1000):
+            sample = window.add(server.seen(n))
+            step = ramp.feed(sample, window, 1e9) if sample is not None else None
+            n = n if step is None else step.n
+            if step is not None and step.end == "flat":
+                return ramp
+        raise AssertionError(n)
+
+    assert ramped(cliff_at(100)).fell
+    assert not ramped(flat_from(100)).fell
+
+
+def test_after_a_gain_probes_begin_anew_with_small_steps() -> None:
+    search = Search()
+    search.refine()
+    assert judged(search, [0.015]) == [pytest.approx(1.12)]
+    assert search.begin(1000, 1, math.inf, 0.0, Window())
+    assert search.probe is not None
+    assert search.probe.other == 1254
+    search.judged(search.probe, Verdict(True, 0.05, 4), 0.0)
+    assert judged(search, [0.0]) == [pytest.approx(1.12)]
 
 
 def test_a_wider_probe_stays_below_what_is_allowed() -> None:

@@ -25,7 +25,9 @@ _MOST_WOBBLE = 0.06
 _LOOK_POLLS, _LOOK_D, _LOOK_S = 3, 0.15, 15.0
 #: What seems to gain nothing is compared with the N below it in turns, at most so many: the speed
 #: wanders by more from one step to the next than a step gains.
-_CHECK_TURNS = 2
+_CHECK_TURNS = 3
+#: Loss in turns, as ln of the ratio, from which on it was a fall and not a plateau.
+_FALL = 0.005
 #: Completions tell of the N of so many D ago; D is the present one, which grows with N.
 _LAG_D = 1.1
 #: Where only completions tell, a step costs more than one D: there have to be few.
@@ -82,12 +84,17 @@ class Ramp:
         near: whether the server is known to be near its limits.
         early: N below which steps are larger.
         points: what is known of smaller N.
+
+    Attributes:
+        points: what was measured, and was known before.
+        fell: whether it ended because throughput fell: the last N gave less than the one below.
     """
 
     def __init__(
         self, n: int, direct: bool, near: bool, early: int, points: Sequence[Point] = ()
     ) -> None:
         self.points = list(points)
+        self.fell = False
         self._early = early
         self._direct = direct
         self._near = near
@@ -154,6 +161,7 @@ class Ramp:
             return Step(check.n, "measured once more") if check.n != before else None
         self._check = None
         self.points += check.points[2:]
+        self.fell = verdict.delta < -_FALL
         return self._up(elasticity(self.points), limit) if verdict.accepted else self._flat_end()
 
     def _flat_end(self, share: float = 0.97, within: float = 0.12) -> Step:

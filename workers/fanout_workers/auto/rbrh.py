@@ -266,6 +266,7 @@ class Controller:
             self._start_refining()
         elif step.end == "flat":
             self._top = max(self._top, *(p.n for p in self._ramp.points))
+            self._search.fell_at = self._top if self._ramp.fell else 0
             self._start_refining()
         return True, step.reason
 

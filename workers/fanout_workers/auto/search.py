@@ -29,11 +29,14 @@ class Search:
     Attributes:
         probe: the one that runs.
         steps: factors of the probes that refining has before it.
+        fell_at: N up to which a ramp went, where it ended because throughput fell; 0 where it did
+            not. What lies beyond is known to be no better.
     """
 
     def __init__(self) -> None:
         self.probe: Probe | None = None
         self.steps: list[float] = []
+        self.fell_at = 0
         self._upward = True
         self._failed = 0
         self._given = 0.0
@@ -59,6 +62,7 @@ class Search:
         """The work or the server has changed: nothing of it holds any more."""
         self._turns.clear()
         self._rest_d = _REST_D
+        self.fell_at = 0
 
     def rested_s(self, at: float) -> float:
         """Seconds since the last probe."""
@@ -76,7 +80,8 @@ class Search:
         if self._upward:
             self._may_widen = window.counted
             wide = math.floor(min(n * self._reach, limit))
-            other = max(n + 1, round(max(n * factor, wide)))
+            other = round(min(max(n * factor, wide), self._furthest(n)))
+            other = max(n + 1, other)
             if other > limit:
                 return False
             self.probe = Probe(n, other, GAIN, self._known(since, n, other, 1), patient)
@@ -87,6 +92,13 @@ class Search:
         known = self._known(since, other, n, -1)
         self.probe = Probe(n, other, -LOSS - self._given, known, patient)
         return True
+
+    def _furthest(self, n: int) -> float:
+        """Where a probe upwards from `n` ends: one small step beyond what a ramp has seen."""
+        step = n * _HOLD
+        if not self.fell_at or (step > self.fell_at and self._reach > 1.0):
+            return math.inf
+        return max(step, self.fell_at)
 
     def judged(self, probe: Probe, verdict: Verdict, at: float) -> bool:
         """Take a verdict; whether it found throughput to rise steeply with N."""
@@ -102,6 +114,7 @@ class Search:
         # Small losses do not add up: they count from where it began.
         self._given = 0.0 if self._upward else self._given + min(0.0, verdict.delta)
         self.probe, self._failed = None, 0
+        self._reach, self._hope = 1.0, 0.0
         self._rested_at, self._rest_d = at, _REST_D
         rising = verdict.delta > _RISING * math.log(probe.other / probe.base)
         return self._upward and rising
