@@ -9,6 +9,8 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from fanout.signals import handled
+
 #: Seconds before a cancellation that has had no effect is repeated.
 _AGAIN_S = 0.5
 #: The same for a whole program, which may have to clean up meanwhile.
@@ -51,15 +53,12 @@ def _held_back() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = {
-        number: signal.signal(number, lambda number, _: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
     try:
-        yield
+        with handled(
+            lambda number, _: came.append(number), signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+        ):
+            yield
     finally:
-        for which, handler in former.items():
-            signal.signal(which, signal.SIG_DFL if handler is None else handler)
         for caught in came:
             signal.raise_signal(caught)
 

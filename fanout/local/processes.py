@@ -19,6 +19,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from fanout.errors import FanoutError
+from fanout.signals import handled
 
 from . import guard
 
@@ -231,12 +232,8 @@ def _signals_as_exit() -> Iterator[None]:
             return
         raise SystemExit(128 + number)
 
-    former = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
+    with handled(leave, signal.SIGTERM, signal.SIGHUP):
         yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _with_tail(text: str, process: Process) -> str:
