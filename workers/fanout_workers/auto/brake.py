@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,7 +66,7 @@ class Brake:
         if stalled or (kv is not None and kv >= _FULL_KV):
             return _lowered(_clamped(running, n), n, "kv", "requests queue, the KV cache is full")
         # A tenth more than run: a slot that falls free finds a request in the server's queue.
-        least = _fair(running, window)
+        least = fair_share(seen[-1], window)
         return _lowered(max(round(1.1 * running + 1), least), n, "cap", "requests queue for slots")
 
     def _thrashing(self, window: Window, n: int) -> Braked | None:
@@ -82,26 +81,18 @@ class Brake:
 
 
 def fair_share(sample: Sample, window: Window) -> int:
-    """Half of what runs at the server, beside another client; 0 where there is none or no queue.
+    """N that does not give way to another client; 0 where there is none, or no queue.
 
-    Where the other one fills the server, a smaller N costs no throughput: nothing else would end
-    the way down.
+    It is half of what runs of its own and is there of the others. Where they fill the server, a
+    smaller N costs no throughput: nothing else would end the way down.
     """
-    if not sample.running or not sample.waiting or window.others < 0.1 * (sample.own + 1):
+    if not sample.running or not sample.waiting or window.others < 0.1 * (sample.running + 1):
         return 0
-    return math.ceil(0.5 * sample.running * sample.load / sample.own)
+    return round(0.5 * min(sample.running + window.others, sample.load))
 
 
 def _clamped(running: float, n: int) -> int:
     return round(min(max(running, 0.7 * n), 0.93 * n))
-
-
-def _fair(running: float, window: Window) -> int:
-    """Half the slots: what a client that does not give way must not push this one below."""
-    if window.others < 0.1 * (running + 1):
-        return 0
-    lately = window.samples[-1]
-    return round(0.5 * min(running + window.others, lately.load))
 
 
 def _lowered(to: int, n: int, regime: Regime, reason: str) -> Braked | None:
