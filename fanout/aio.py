@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -50,9 +49,6 @@ def run(program: Coroutine[Any, Any, _T]) -> _T:
 def _held_back() -> Iterator[None]:
     """Signals that end a program take effect afterwards."""
     came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     try:
         with handled(
             lambda number, _: came.append(number), signal.SIGINT, signal.SIGTERM, signal.SIGHUP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,9 +15,11 @@ def handled(
 ) -> Iterator[None]:
     """`handler` is called for these signals, and afterwards what was called before.
 
-    Raises:
-        ValueError: not in the main thread, which alone may set handlers.
+    In the main thread, which alone may set handlers and has them called; elsewhere nothing changes.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     former = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

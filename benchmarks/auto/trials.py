@@ -59,7 +59,7 @@ def best_of(
     load: Load | None = None,
     marks: tuple[float, ...] = MARKS,
 ) -> Best:
-    """Brute force: a coarse grid, then a fine one around its best, then all seeds at the best."""
+    """Brute force: a coarse grid, finer ones around its best, then all seeds at the best."""
     load = load or Load()
     # Where nothing changes, a fifth of the time tells what all of it would.
     since, until = (0.0, marks[-1]) if load.changes else (0.1 * marks[-1], 0.3 * marks[-1])
@@ -77,9 +77,8 @@ def best_of(
 
     coarse = sorted({round(4 * 1.4**power) for power in range(17)})
     top = weigh([n for n in coarse if n <= 1024])
-    top = weigh([round(top * factor) for factor in (0.82, 0.91, 1.1, 1.2)])
-    top = weigh([round(top * factor) for factor in (0.965, 1.035)])
-    top = weigh([round(top * factor) for factor in (0.983, 1.017)])
+    for factors in ((0.82, 0.91, 1.1, 1.2), (0.965, 1.035), (0.983, 1.017)):
+        top = weigh([round(top * factor) for factor in factors])
     enough = min(n for n in tried if tried[n] >= 0.9 * tried[top])
     trials = [Trial(profile, top, seed, "M", noise, load, marks) for seed in range(seeds)]
     return Best(top, enough, pool.map(Trial.run, trials, chunksize=1))

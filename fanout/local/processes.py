@@ -11,9 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -208,8 +207,7 @@ class Stack:
             raise interruption
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._signals.enter_context(_signals_as_exit())
+        self._signals.enter_context(handled(_leave, signal.SIGTERM, signal.SIGHUP))
         return self
 
     def __exit__(
@@ -222,18 +220,13 @@ class Stack:
             self.stop()
 
 
-@contextlib.contextmanager
-def _signals_as_exit() -> Iterator[None]:
-    def leave(number: int, frame: FrameType | None) -> None:
-        # In a running event loop the exception would hit whichever task is at work, and be lost
-        # there; asyncio.run turns a SIGINT into the cancellation of the whole.
-        if asyncio._get_running_loop() and callable(signal.getsignal(signal.SIGINT)):
-            signal.raise_signal(signal.SIGINT)
-            return
-        raise SystemExit(128 + number)
-
-    with handled(leave, signal.SIGTERM, signal.SIGHUP):
-        yield
+def _leave(number: int, frame: FrameType | None) -> None:
+    # In a running event loop the exception would hit whichever task is at work, and be lost there;
+    # asyncio.run turns a SIGINT into the cancellation of the whole.
+    if asyncio._get_running_loop() and callable(signal.getsignal(signal.SIGINT)):
+        signal.raise_signal(signal.SIGINT)
+        return
+    raise SystemExit(128 + number)
 
 
 def _with_tail(text: str, process: Process) -> str:

@@ -50,13 +50,14 @@ class Search:
         """Begin anew with large steps, upwards."""
         self.probe = None
         self.steps, self._upward, self._failed = list(_REFINE), True, 0
-        self._given, self._reach, self._hope = 0.0, 1.0, 0.0
+        self._given = 0.0
+        self._narrow()
 
     def hold(self, at: float) -> None:
         """Rest from now on."""
         self.probe, self.steps = None, []
         self._rested_at, self._failed = at, 0
-        self._reach, self._hope = 1.0, 0.0
+        self._narrow()
 
     def forget(self) -> None:
         """The work or the server has changed: nothing of it holds any more."""
@@ -80,8 +81,7 @@ class Search:
         if self._upward:
             self._may_widen = window.counted
             wide = math.floor(min(n * self._reach, limit))
-            other = round(min(max(n * factor, wide), self._furthest(n)))
-            other = max(n + 1, other)
+            other = max(n + 1, round(min(max(n * factor, wide), self._furthest(n))))
             if other > limit:
                 return False
             self.probe = Probe(n, other, GAIN, self._known(since, n, other, 1), patient)
@@ -114,7 +114,7 @@ class Search:
         # Small losses do not add up: they count from where it began.
         self._given = 0.0 if self._upward else self._given + min(0.0, verdict.delta)
         self.probe, self._failed = None, 0
-        self._reach, self._hope = 1.0, 0.0
+        self._narrow()
         self._rested_at, self._rest_d = at, _REST_D
         rising = verdict.delta > _RISING * math.log(probe.other / probe.base)
         return self._upward and rising
@@ -128,10 +128,14 @@ class Search:
         self._hope = verdict.delta / 2
         return True
 
+    def _narrow(self) -> None:
+        """The next probe upwards is a small one again."""
+        self._reach, self._hope = 1.0, 0.0
+
     def failed(self, at: float) -> None:
         """Nothing was found in this direction."""
         self.probe = None
-        self._reach, self._hope = 1.0, 0.0
+        self._narrow()
         self._upward = not self._upward
         self._failed += 1
         self._rested_at = at
