@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from fanout_workers.auto import Bounds, Controller, Decision, Gauges, Observation, Streams
+from fanout_workers.auto.window import Window
 
 POLL_S = 5.0
 TOKENS = 300
@@ -100,3 +103,27 @@ def flat_from(top: float, alpha: float = 0.6) -> Callable[[float], float]:
 def cliff_at(top: float, alpha: float = 0.6) -> Callable[[float], float]:
     """Rises with elasticity `alpha` up to `top`, and falls by .3 from there."""
     return lambda n: 30.0 * n**alpha if n <= top else 30.0 * top**alpha * (n / top) ** -0.3
+
+
+def by_chance(sd: float, polls: int = 300) -> Iterator[float]:
+    """Tokens/s that differ from poll to poll by chance alone, by that share of them."""
+    draw = random.Random(1)
+    return (1000.0 * (1 + draw.gauss(0.0, sd)) for _ in range(polls))
+
+
+def wandering(sd: float, polls: int = 300) -> Iterator[float]:
+    """Tokens/s that go on from where they are, by that share of them a poll."""
+    draw, rate = random.Random(1), 1000.0
+    for _ in range(polls):
+        rate *= math.exp(draw.gauss(0.0, sd))
+        yield rate
+
+
+def looked_at(rates: Iterable[float]) -> Window:
+    """The past of a server that gave so many tokens/s to ten requests."""
+    window, tokens = Window(), 0.0
+    for poll, rate in enumerate(rates):
+        tokens += POLL_S * rate
+        gauges = Gauges(10, 0, 0.01, 0, tokens)
+        window.add(Observation(POLL_S * poll, 10, 10.0, 0, 0, 0.0, gauges=gauges))
+    return window

@@ -7,6 +7,7 @@ import pytest
 from fanout_workers.auto import Gauges, Observation, Streams
 from fanout_workers.auto.observe import throughput
 from fanout_workers.auto.window import Window
+from tests.unit.autokit import by_chance, looked_at, wandering
 
 
 def completions(at: float, in_flight: int, **more: float) -> Observation:
@@ -122,3 +123,12 @@ def test_replies_that_happen_to_be_short_do_not_change_what_an_n_gives() -> None
     window.add(Observation(at + 5.0, 64, 64.0, 3, 450, 300.0, gauges=gauges))
     assert window.lengths.mix is not None
     assert window.lengths.mix > 1.1 * prompt / reply
+
+
+def test_what_differs_by_chance_is_told_from_what_wanders() -> None:
+    chance, walk = looked_at(by_chance(0.05)), looked_at(wandering(0.05))
+    assert chance.wobble == pytest.approx(0.07, abs=0.02)
+    assert chance.scatter == pytest.approx(0.05, abs=0.015)
+    assert walk.wobble == pytest.approx(0.05, abs=0.015)
+    assert walk.scatter < 0.4 * walk.wobble
+    assert looked_at(wandering(0.0)).chance == 1.0

@@ -11,11 +11,21 @@ import pytest
 from fanout_workers.auto import Bounds, Controller, Remembered
 from fanout_workers.auto.leg import Point
 from fanout_workers.auto.levels import Levels
-from fanout_workers.auto.probe import Verdict
+from fanout_workers.auto.observe import Sample
+from fanout_workers.auto.probe import GAIN, Probe, Verdict
 from fanout_workers.auto.ramp import Ramp, elasticity, smallest_near_best
 from fanout_workers.auto.search import Search
 from fanout_workers.auto.window import Window
-from tests.unit.autokit import Formula, cliff_at, controller, flat_from, linear
+from tests.unit.autokit import (
+    Formula,
+    by_chance,
+    cliff_at,
+    controller,
+    flat_from,
+    linear,
+    looked_at,
+    wandering,
+)
 
 
 def points(curve: object, *loads: int) -> list[Point]:
@@ -52,7 +62,7 @@ def test_the_ramp_takes_large_steps_while_the_server_is_far_from_its_limits() ->
 def test_the_ramp_takes_small_steps_once_gains_grow_less() -> None:
     server, one = Formula(flat_from(1e9, 0.6)), controller(16)
     made = [d for d in server.drive(one, 60) if d.n != d.before]
-    assert all(d.n / d.before == pytest.approx(1.08, abs=0.01) for d in made if d.before > 80)
+    assert all(d.n / d.before == pytest.approx(1.06, abs=0.01) for d in made if d.before > 80)
     assert all(d.phase == "ramp" for d in made)
 
 
@@ -95,7 +105,7 @@ def test_below_the_top_of_a_ramp_no_other_begins() -> None:
     server.until(one, lambda d: d.phase == "refine")
     steep = server.curve
     server.curve = lambda n: steep(n) * (n / 100) ** 0.8  # a probe gains, wherever it goes
-    made = server.drive(one, 400)
+    made = server.drive(one, 2000)
     reached = next(i for i, d in enumerate(made) if d.phase == "ramp")
     tops = [d.n for d in server.decisions if d.phase == "ramp" and d.at < made[0].at]
     assert made[reached].n > max(tops)
@@ -293,7 +303,7 @@ def test_a_probe_is_widened_while_the_wider_one_gains_more_than_half_as_much() -
     assert judged(search, [0.015, 0.0], counted=False) == [up, down]
 
 
-def test_beyond_a_fall_that_a_ramp_has_seen_a_probe_takes_one_small_step() -> None:
+def test_beyond_a_fall_that_a_ramp_has_seen_a_probe_takes_a_very_small_step() -> None:
     search, window = Search(), Window()
 
     def tried(n: int) -> int:
@@ -303,7 +313,7 @@ def test_beyond_a_fall_that_a_ramp_has_seen_a_probe_takes_one_small_step() -> No
 
     search.refine()
     search.fell_at = 1100
-    assert [tried(n) for n in (900, 1000, 1050)] == [1008, 1100, 1134]
+    assert [tried(n) for n in (900, 1000, 1050, 1090)] == [1008, 1100, 1100, 1117]
     search.forget()
     assert tried(1000) == 1120
 
@@ -321,6 +331,29 @@ def test_a_ramp_tells_a_fall_from_a_plateau() -> None:
 
     assert ramped(cliff_at(100)).fell
     assert not ramped(flat_from(100)).fell
+
+
+def test_where_polls_differ_by_chance_steps_are_larger() -> None:
+    search = Search()
+    search.refine()
+    assert search.begin(1000, 1, math.inf, 0.0, looked_at(by_chance(0.1)))
+    assert search.probe is not None
+    assert search.probe.other == 1254
+    search.refine()
+    assert search.begin(1000, 1, math.inf, 0.0, looked_at(wandering(0.02)))
+    assert search.probe.other == 1120
+
+
+def test_where_polls_differ_by_chance_a_probe_looks_for_longer() -> None:
+    def polls(window: Window) -> int:
+        probe = Probe(100, 100, GAIN)
+        for polls in itertools.count(1):
+            sample = Sample(5.0 * polls, 5.0, 100, 100.0, 100.0, 1000.0, 0, 0, 0.0, 0)
+            if probe.feed(sample, window) is not None:
+                return polls
+        raise AssertionError
+
+    assert polls(looked_at(by_chance(0.1))) > 2 * polls(looked_at(wandering(0.0)))
 
 
 def test_after_a_gain_probes_begin_anew_with_small_steps() -> None:
@@ -481,13 +514,16 @@ def test_an_n_that_gave_clearly_more_is_gone_back_to() -> None:
     levels.add(100, 1000.0, 300.0, 0.0, 50.0)
     levels.add(110, 995.0, 300.0, 300.0, 50.0)
     levels.add(150, 850.0, 60.0, 360.0, 50.0)
-    assert levels.better(150, 360.0, 50.0) is None  # not looked at for long enough
+    assert levels.better(150, 360.0, 50.0, 0.0) is None  # not looked at for long enough
     levels.add(150, 850.0, 60.0, 420.0, 50.0)
-    assert levels.better(150, 420.0, 50.0) == 100  # the smaller of two that are alike
-    assert levels.better(110, 420.0, 50.0) is None
-    assert levels.better(150, 9000.0, 50.0) is None  # too long ago
+    assert levels.better(150, 420.0, 50.0, 0.0) == 100  # the smaller of two that are alike
+    assert levels.better(150, 420.0, 50.0, 1.0) is None  # may be chance
+    levels.add(140, 2000.0, 10.0, 420.0, 50.0)  # passed by in a moment
+    assert levels.better(150, 420.0, 50.0, 0.0) == 100
+    assert levels.better(110, 420.0, 50.0, 0.0) is None
+    assert levels.better(150, 9000.0, 50.0, 0.0) is None  # too long ago
     levels.clear()
-    assert levels.better(150, 420.0, 50.0) is None
+    assert levels.better(150, 420.0, 50.0, 0.0) is None
 
 
 def test_decisions_carry_their_inputs() -> None:

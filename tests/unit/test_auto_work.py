@@ -8,6 +8,8 @@ from fanout_workers.auto import Bounds, Controller, Gauges, Observation, Remembe
 from fanout_workers.auto.lengths import Lengths
 from fanout_workers.auto.observe import Sample, throughput
 from fanout_workers.auto.prefill import Prefill
+from fanout_workers.auto.window import Window
+from fanout_workers.auto.work import Work
 from tests.unit.autokit import Formula, linear
 
 TOKEN_S, SPEED = 1e-4, 800.0
@@ -45,6 +47,16 @@ def test_throughput_does_not_depend_on_what_was_taken_in_just_then() -> None:
     expected = 1 / (1 / SPEED + 0.001)
     assert throughput([sample(0.0)]) == pytest.approx(expected)
     assert throughput([sample(3.0), sample(1.0)]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steady", [False, True])
+def test_while_n_rises_short_replies_are_no_other_work(steady: bool) -> None:
+    work, window = Work(None), Window()
+    window.lengths.ended(Observation(5.0, 50, 50.0, 30, 30 * 200, 3000.0), 5.0)
+    assert not work.changed(window, steady)
+    window.lengths.ended(Observation(10.0, 50, 50.0, 300, 300 * 300, 30_000.0), 5.0)
+    assert work.changed(window, steady) is steady
+    assert not work.changed(window, True)
 
 
 def test_longer_prompts_are_known_before_a_reply_comes() -> None:

@@ -14,9 +14,11 @@ from fanout_workers.auto.window import WOBBLE, Window
 _SCATTER = 0.025
 #: With completions alone, and as a multiple where the server wobbles more than usual.
 _SCATTER_SLOW, _MOST_SCATTER = 0.035, 3.0
-#: A turn where tokens are seen as they come, in polls and in D: it settles, and is measured. Short
-#: turns tell more, for the speed wanders less between them.
-_SETTLE, _MEASURE, _PATIENT_D = (1, 0.1), (4, 0.2), 0.3
+#: One stretch where tokens are seen as they come, in polls and in D: it settles, and is measured.
+#: Several short ones tell more than a long one, for the speed wanders less between them. Where
+#: polls differ by chance, it is measured for longer, up to `_LONGER` times.
+_SETTLE, _MEASURE, _PATIENT_D = (1, 0.05), (1, 0.05), 0.15
+_LONGER = 4.0
 #: Standard errors that settle it before the last turn.
 _SURE = 1.6
 #: Turns at the other N, at most.
@@ -82,12 +84,13 @@ class Probe:
         d, poll = window.duration_s, window.poll_s
         if not direct:  # completions lag behind by one D
             return Leg(self.n, 0.8 * d, max(4 * poll, 0.7 * d))
-        settle, measure = max(_SETTLE[0] * poll, _SETTLE[1] * d), _MEASURE[1] * d
+        settle = max(_SETTLE[0] * poll, _SETTLE[1] * d)
+        measure = max(_MEASURE[0] * poll, _MEASURE[1] * d) * min(_LONGER, window.chance**2)
         if self.patient:
-            settle = measure = _PATIENT_D * d
+            settle, measure = _PATIENT_D * d, max(measure, _PATIENT_D * d)
         if not self.points:
             settle = 0.0
-        return Leg(self.n, settle, max(_MEASURE[0] * poll, measure))
+        return Leg(self.n, settle, measure)
 
     def _judge(self) -> Verdict | None:
         logs = [math.log(p.x) for p in self.points]

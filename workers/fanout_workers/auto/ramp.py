@@ -12,7 +12,7 @@ from fanout_workers.auto.probe import Probe
 from fanout_workers.auto.window import WOBBLE, Window
 
 #: Factor of a step while the server is far from its limits, at first, and once it is near them.
-_FAR, _FIRST, _NEAR = 1.5, 1.25, 1.08
+_FAR, _FIRST, _NEAR = 1.5, 1.25, 1.06
 #: Elasticity from which on the server is far from its limits, below which a step is looked at for
 #: longer, and below which nothing more is to be gained.
 _LINEAR, _DOUBT, _FLAT = 0.8, 0.2, 0.15
@@ -161,7 +161,7 @@ class Ramp:
             return Step(check.n, "measured once more") if check.n != before else None
         self._check = None
         self.points += check.points[2:]
-        self.fell = verdict.delta < -_FALL
+        self.fell = verdict.delta < -_FALL * window.chance
         return self._up(elasticity(self.points), limit) if verdict.accepted else self._flat_end()
 
     def _flat_end(self, share: float = 0.97, within: float = 0.12) -> Step:

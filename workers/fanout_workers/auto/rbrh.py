@@ -24,6 +24,8 @@ from fanout_workers.auto.work import Work
 _WARM = 0.7
 #: Work that is longer or shorter by less than this is the same.
 _SAME = 1.25
+#: D after a ramp from which on the replies that end are those of all lengths.
+_STEADY_D = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Controller:
         self._work = Work(remembered if running is None else None)
         self._levels, self._search = Levels(), Search()
         self._ramp: Ramp | None = None
-        self._lowered_at = self._not_before = self._changed_at = -math.inf
+        self._lowered_at = self._not_before = self._changed_at = self._ramped_at = -math.inf
         self._draining = False
         # What the next ramp begins with.
         self._near = remembered is not None
@@ -122,15 +124,18 @@ class Controller:
             return False, "too little to send to learn from"
         if (longer := self._work.longer(self._window)) and self._rescale(longer, sample):
             return True, f"requests are {longer:.1f} times as long as remembered"
-        if self._work.changed(self._window):
+        if self.phase == "ramp":
+            self._ramped_at = sample.at
+        steady = sample.at - self._ramped_at >= _STEADY_D * self._window.duration_s
+        if self._work.changed(self._window, steady):
             self._window.lengths.renew()
             self._forget()
         if sample.at < self._not_before:
             return False, "the server asked to wait"
         self._note_level(sample)
         if self._search.probe is None and self.phase != "ramp":
-            d = self._window.duration_s
-            if (better := self._levels.better(self.n, sample.at, d)) is not None:
+            d, variance = self._window.duration_s, self._window.scatter**2 * self._window.poll_s
+            if (better := self._levels.better(self.n, sample.at, d, variance)) is not None:
                 reason = f"N {better} gave clearly more than {self.n}"
                 self._set(better)
                 self._start_holding(sample.at)

@@ -15,12 +15,18 @@ _REFINE, _HOLD = (1.12, 1.08), 1.08
 #: just been added no reply ends for one D, so that fewer prompts are taken in, and a large step
 #: seems to gain what that saves.
 _WIDEST = 1.3
+#: Factor of a probe beyond what a ramp has seen to be no better.
+_BEYOND = 1.025
+#: Where polls differ by chance by more than 1 / `_CALM` of what does not matter, all these factors
+#: are raised to a power that grows with it, up to so much.
+_CALM, _MOST_SPREAD = 1.0, 2.0
 #: D between two probes while holding, at first; twice as long whenever nothing is found.
 _REST_D, _LONGEST_REST_D = 3.0, 40.0
 #: How long the outcome of a turn counts, in D.
 _REMEMBERED_D = 40.0
-#: Elasticity at which a probe upwards has found that the ramp ended too early.
-_RISING = 0.25
+#: Elasticity at which a probe upwards has found that the ramp ended too early, and turns that say so
+#: where its gain is too little for a larger N.
+_RISING, _SURE_TURNS = 0.25, 8
 
 
 class Search:
@@ -42,6 +48,7 @@ class Search:
         self._given = 0.0
         self._reach, self._hope = 1.0, 0.0
         self._may_widen = False
+        self._spread = 1.0
         self._rest_d = _REST_D
         self._rested_at = -math.inf
         self._turns: dict[tuple[int, int], list[tuple[float, float]]] = {}
@@ -76,7 +83,9 @@ class Search:
     def begin(self, n: int, least: int, limit: float, at: float, window: Window) -> bool:
         """Begin the next probe from `n`; False if there is no room for it."""
         patient = not self.steps
-        factor = self.steps[0] if self.steps else _HOLD
+        # Where polls differ by chance, only a larger step shows what it gains.
+        self._spread = min(_MOST_SPREAD, max(1.0, _CALM * window.chance))
+        factor = (self.steps[0] if self.steps else _HOLD) ** self._spread
         since = at - _REMEMBERED_D * window.duration_s
         if self._upward:
             self._may_widen = window.counted
@@ -94,11 +103,10 @@ class Search:
         return True
 
     def _furthest(self, n: int) -> float:
-        """Where a probe upwards from `n` ends: one small step beyond what a ramp has seen."""
-        step = n * _HOLD
-        if not self.fell_at or (step > self.fell_at and self._reach > 1.0):
+        """Where a probe upwards from `n` ends: a very small step beyond what a ramp has seen."""
+        if not self.fell_at or (n * _HOLD > self.fell_at and self._reach > 1.0):
             return math.inf
-        return max(step, self.fell_at)
+        return max(n * _BEYOND**self._spread, self.fell_at)
 
     def judged(self, probe: Probe, verdict: Verdict, at: float) -> bool:
         """Take a verdict; whether it found throughput to rise steeply with N."""
@@ -109,6 +117,7 @@ class Search:
             self.probe, self._rested_at = None, at
             return False
         if not verdict.accepted:
+            self._doubt_the_fall(probe, verdict)
             self.failed(at)
             return False
         # Small losses do not add up: they count from where it began.
@@ -119,12 +128,19 @@ class Search:
         rising = verdict.delta > _RISING * math.log(probe.other / probe.base)
         return self._upward and rising
 
+    def _doubt_the_fall(self, probe: Probe, verdict: Verdict) -> None:
+        """What a ramp saw holds no more if throughput rises beyond it, if only by a little."""
+        steep = verdict.delta > _RISING * math.log(probe.other / probe.base)
+        if probe.other > self.fell_at and steep and verdict.turns >= _SURE_TURNS:
+            self.fell_at = 0
+
     def _widen(self, probe: Probe, verdict: Verdict) -> bool:
         """Whether the next probe upwards is to be a wider one."""
         factor = probe.other / probe.base
-        if verdict.delta <= self._hope or factor > _WIDEST / 1.05 or not self._may_widen:
+        widest = _WIDEST**self._spread
+        if verdict.delta <= self._hope or factor > widest / 1.05 or not self._may_widen:
             return False
-        self._reach = min(_WIDEST, factor**2)
+        self._reach = min(widest, factor**2)
         self._hope = verdict.delta / 2
         return True
 

@@ -14,6 +14,11 @@ from fanout_workers.auto.prefill import Prefill
 #: minute. And over how many polls it is a mean.
 WOBBLE = 0.017
 _WOBBLE_POLLS = 30
+#: The part of the wobble's square that is chance, before pairs of changes are known; over how many
+#: pairs it is a mean, and what one of them counts at most.
+_WHITE, _WHITE_PAIRS, _MOST_TURNED = 0.25, 40, 3.0
+#: A scatter that does not matter.
+_LITTLE = 0.02
 
 
 class Window:
@@ -37,6 +42,8 @@ class Window:
         self._prefill = Prefill()
         self._by_page = False
         self._wobble2 = WOBBLE**2
+        self._white = _WHITE
+        self._change: float | None = None
 
     def add(self, seen: Observation) -> Sample | None:
         """Take an observation; None for the first one, or when a counter went backwards."""
@@ -67,6 +74,20 @@ class Window:
         return math.sqrt(self._wobble2)
 
     @property
+    def scatter(self) -> float:
+        """How much one poll differs from the next by chance alone, a share of throughput.
+
+        A speed that wanders goes on from where it is. What comes by chance is gone with the next
+        poll: of such changes, one up is followed by one down, and longer looks help.
+        """
+        return math.sqrt(self._wobble2 * max(0.0, self._white))
+
+    @property
+    def chance(self) -> float:
+        """`scatter`, as a multiple of what does not matter; at least 1."""
+        return max(1.0, self.scatter / _LITTLE)
+
+    @property
     def poll_s(self) -> float:
         """Seconds between polls, of late."""
         return self.samples[-1].dt_s if self.samples else 5.0
@@ -89,15 +110,27 @@ class Window:
         return list(takewhile(lambda s: s.at > since, reversed(self.samples)))[::-1]
 
     def _note_wobble(self, sample: Sample) -> None:
-        if sample.rate is None or not self.samples:
+        before, self._change = self._change, self._change_to(sample)
+        if self._change is None:
             return
+        # One poll that is far off, as after a change of the work, does not make a noisy server.
+        most = 3 * self.wobble
+        self._change = min(most, max(-most, self._change))
+        if before is not None:
+            turned = -before * self._change / self._wobble2
+            turned = min(_MOST_TURNED, max(-_MOST_TURNED, turned))
+            self._white += (turned - self._white) / _WHITE_PAIRS
+        self._wobble2 += (self._change**2 - self._wobble2) / _WOBBLE_POLLS
+
+    def _change_to(self, sample: Sample) -> float | None:
+        """ln of its throughput over that of the poll before; None where they are not at one N."""
+        if sample.rate is None or not self.samples:
+            return None
         last = self.samples[-1]
         x, before = throughput([sample]), throughput([last])
         if not x or not before or abs(math.log(sample.load / last.load)) > 0.01:
-            return
-        # One poll that is far off, as after a change of the work, does not make a noisy server.
-        change2 = min(math.log(x / before) ** 2, 9 * self._wobble2)
-        self._wobble2 += (change2 - self._wobble2) / _WOBBLE_POLLS
+            return None
+        return math.log(x / before)
 
     def _sample(self, seen: Observation, last: Observation) -> Sample | None:
         dt_s = seen.at - last.at

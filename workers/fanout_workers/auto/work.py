@@ -32,12 +32,18 @@ class Work:
             now, before = now + prompt, before + then.prompt_tokens
         return now / before if now > 0 and before > 0 else None
 
-    def changed(self, window: Window) -> bool:
-        """Whether it has become other work since the last change."""
+    def changed(self, window: Window, steady: bool) -> bool:
+        """Whether it has become other work since the last change.
+
+        Args:
+            window: the past.
+            steady: whether N has been about the same for longer than a request takes. While it
+                rises, most that end are short ones: what they say of the work is no measure.
+        """
         if not window.lengths.settled:
             return False
         now = window.prompt_tokens or 1.0, window.mean_tokens or 1.0
-        if self._reference is None:
+        if self._reference is None or not steady:
             self._reference = now
             return False
         ratios = [a / b for a, b in zip(now, self._reference, strict=True)]
