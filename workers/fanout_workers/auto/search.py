@@ -24,8 +24,8 @@ _CALM, _MOST_SPREAD = 1.0, 2.0
 _REST_D, _LONGEST_REST_D = 3.0, 40.0
 #: How long the outcome of a turn counts, in D.
 _REMEMBERED_D = 40.0
-#: Elasticity at which a probe upwards has found that the ramp ended too early, and turns that say so
-#: where its gain is too little for a larger N.
+#: Elasticity at which a probe upwards has found that the ramp ended too early, and turns that say
+#: so where its gain is too little for a larger N.
 _RISING, _SURE_TURNS = 0.25, 8
 
 
