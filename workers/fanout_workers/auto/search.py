@@ -17,9 +17,9 @@ _REFINE, _HOLD = (1.12, 1.08), 1.08
 _WIDEST = 1.3
 #: Factor of a probe beyond what a ramp has seen to be no better.
 _BEYOND = 1.025
-#: Where polls differ by chance by more than 1 / `_CALM` of what does not matter, all these factors
-#: are raised to a power that grows with it, up to so much.
-_CALM, _MOST_SPREAD = 1.0, 2.0
+#: Where polls differ by chance, all these factors are raised to a power that grows with it, up to
+#: this one.
+_MOST_SPREAD = 2.0
 #: D between two probes while holding, at first; twice as long whenever nothing is found.
 _REST_D, _LONGEST_REST_D = 3.0, 40.0
 #: How long the outcome of a turn counts, in D.
@@ -84,7 +84,7 @@ class Search:
         """Begin the next probe from `n`; False if there is no room for it."""
         patient = not self.steps
         # Where polls differ by chance, only a larger step shows what it gains.
-        self._spread = min(_MOST_SPREAD, max(1.0, _CALM * window.chance))
+        self._spread = min(_MOST_SPREAD, window.chance)
         factor = (self.steps[0] if self.steps else _HOLD) ** self._spread
         since = at - _REMEMBERED_D * window.duration_s
         if self._upward:
@@ -106,7 +106,7 @@ class Search:
         """Where a probe upwards from `n` ends: a very small step beyond what a ramp has seen."""
         if not self.fell_at or (n * _HOLD > self.fell_at and self._reach > 1.0):
             return math.inf
-        return max(n * _BEYOND**self._spread, self.fell_at)
+        return max(n * math.pow(_BEYOND, self._spread), self.fell_at)
 
     def judged(self, probe: Probe, verdict: Verdict, at: float) -> bool:
         """Take a verdict; whether it found throughput to rise steeply with N."""
