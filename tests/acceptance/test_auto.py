@@ -14,6 +14,9 @@ from tests.integration.servers import running_server
 SCHEMA = {"title": "T", "type": "object", "properties": {"word": {"type": "string"}}}
 SLOTS = 24
 LEADS = "this worker finds the N of endpoint spark"
+#: Held are the slots and a short queue, 1.1 times as many and one; a probe that is under way when one
+#: looks has 17 % more, where polls differ by chance as much as they do in so short a time.
+MOST = 1.17 * (1.1 * SLOTS + 1)
 
 
 def said(log: Path, words: str) -> bool:
@@ -54,13 +57,13 @@ def test_n_is_found_and_the_leader_s_death_survived(tmp_path: Path) -> None:
             # It climbs until requests queue in the server, and keeps a short queue from then on.
             leader = logs[0] if said(logs[0], LEADS) else logs[1]
             until(lambda: said(leader, "queue for slots"), "the slots are found", log=leader)
-            assert 0.9 * SLOTS <= n() <= 1.2 * SLOTS
+            assert 0.9 * SLOTS <= n() <= MOST
             first = logs.index(leader)
             workers[first].kill()
             workers[first].wait(10)
             heir = logs[1 - first]
             until(lambda: said(heir, LEADS), "the other one leads", process=workers[1 - first])
-            assert 0.8 * SLOTS <= n() <= 1.2 * SLOTS
+            assert 0.8 * SLOTS <= n() <= MOST
             shown = fanout("endpoint", "log", "spark", "-n", "100", cwd=here, env=env)
             assert "requests queue for slots" in shown.stdout, shown.stderr
     until(lambda: not alive_in(here), "no process is left")
