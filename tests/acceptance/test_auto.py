@@ -14,8 +14,8 @@ from tests.integration.servers import running_server
 SCHEMA = {"title": "T", "type": "object", "properties": {"word": {"type": "string"}}}
 SLOTS = 24
 LEADS = "this worker finds the N of endpoint spark"
-#: Held are the slots and a short queue, 1.1 times as many and one; a probe that is under way when one
-#: looks has 17 % more, where polls differ by chance as much as they do in so short a time.
+#: Held are the slots and a short queue, 1.1 times as many and one. A probe that is under way when
+#: one looks has 17 % more, where polls differ by chance as much as they do in so short a time.
 MOST = 1.17 * (1.1 * SLOTS + 1)
 
 
