@@ -347,10 +347,10 @@ def test_where_polls_differ_by_chance_steps_are_larger() -> None:
 def test_where_polls_differ_by_chance_a_probe_looks_for_longer() -> None:
     def polls(window: Window) -> int:
         probe = Probe(100, 100, GAIN)
-        for polls in itertools.count(1):
-            sample = Sample(5.0 * polls, 5.0, 100, 100.0, 100.0, 1000.0, 0, 0, 0.0, 0)
+        for poll in itertools.count(1):
+            sample = Sample(5.0 * poll, 5.0, 100, 100.0, 100.0, 1000.0, 0, 0, 0.0, 0)
             if probe.feed(sample, window) is not None:
-                return polls
+                return poll
         raise AssertionError
 
     assert polls(looked_at(by_chance(0.1))) > 2 * polls(looked_at(wandering(0.0)))

@@ -116,8 +116,10 @@ class Search:
         if self._upward and not verdict.accepted and self._widen(probe, verdict):
             self.probe, self._rested_at = None, at
             return False
+        steep = verdict.delta > _RISING * math.log(probe.other / probe.base)
         if not verdict.accepted:
-            self._doubt_the_fall(probe, verdict)
+            if steep and probe.other > self.fell_at and verdict.turns >= _SURE_TURNS:
+                self.fell_at = 0  # what the ramp saw holds no more
             self.failed(at)
             return False
         # Small losses do not add up: they count from where it began.
@@ -125,14 +127,7 @@ class Search:
         self.probe, self._failed = None, 0
         self._narrow()
         self._rested_at, self._rest_d = at, _REST_D
-        rising = verdict.delta > _RISING * math.log(probe.other / probe.base)
-        return self._upward and rising
-
-    def _doubt_the_fall(self, probe: Probe, verdict: Verdict) -> None:
-        """What a ramp saw holds no more if throughput rises beyond it, if only by a little."""
-        steep = verdict.delta > _RISING * math.log(probe.other / probe.base)
-        if probe.other > self.fell_at and steep and verdict.turns >= _SURE_TURNS:
-            self.fell_at = 0
+        return self._upward and steep
 
     def _widen(self, probe: Probe, verdict: Verdict) -> bool:
         """Whether the next probe upwards is to be a wider one."""
