@@ -16,9 +16,8 @@ _SCATTER = 0.025
 _SCATTER_SLOW, _MOST_SCATTER = 0.035, 3.0
 #: One stretch where tokens are seen as they come, in polls and in D: it settles, and is measured.
 #: Several short ones tell more than a long one, for the speed wanders less between them. Where
-#: polls differ by chance, it is measured for longer, up to `_LONGER` times.
+#: polls differ by chance, it is measured for longer (`Window.patience`).
 _SETTLE, _MEASURE, _PATIENT_D = (1, 0.05), (1, 0.05), 0.15
-_LONGER = 4.0
 #: Standard errors that settle it before the last turn.
 _SURE = 1.6
 #: Turns at the other N, at most.
@@ -85,7 +84,7 @@ class Probe:
         if not direct:  # completions lag behind by one D
             return Leg(self.n, 0.8 * d, max(4 * poll, 0.7 * d))
         settle = max(_SETTLE[0] * poll, _SETTLE[1] * d)
-        measure = max(_MEASURE[0] * poll, _MEASURE[1] * d) * min(_LONGER, window.chance**2)
+        measure = max(_MEASURE[0] * poll, _MEASURE[1] * d) * window.patience
         if self.patient:
             settle, measure = _PATIENT_D * d, max(measure, _PATIENT_D * d)
         if not self.points:

@@ -11,11 +11,14 @@ from fanout_workers.auto.observe import Sample
 from fanout_workers.auto.probe import Probe
 from fanout_workers.auto.window import WOBBLE, Window
 
-#: Factor of a step while the server is far from its limits, at first, and once it is near them.
+#: Factor of a step while the server is far from its limits, at first, and once it is near them:
+#: the last to the power of `Window.spread`.
 _FAR, _FIRST, _NEAR = 1.5, 1.25, 1.06
 #: Elasticity from which on the server is far from its limits, below which a step is looked at for
-#: longer, and below which nothing more is to be gained.
+#: longer, and below which nothing more is to be gained. Wide steps are worth it for less: for this
+#: gain of one, as ln of the ratio.
 _LINEAR, _DOUBT, _FLAT = 0.8, 0.2, 0.15
+_GAIN = 0.015
 #: A step is charged against throughput so far below it that the server's wobble does not hide what
 #: is gained: in ln N, for one of `Window.wobble`. With .017 that is N / 1.04 to N / 1.2.
 _FROM, _TO = 2.3, 10.6
@@ -104,7 +107,7 @@ class Ramp:
         self._doubted = False
         self._flat = 0
         self._stepped_at = -math.inf
-        self._wobble = WOBBLE
+        self._wobble, self._spread = WOBBLE, 1.0
         self._check: Probe | None = None
 
     def feed(self, sample: Sample, window: Window, limit: float) -> Step | None:
@@ -115,6 +118,7 @@ class Ramp:
             window: the past.
             limit: N that must not be exceeded.
         """
+        self._spread = window.spread
         if self._check is not None:
             return self._checking(self._check, sample, window, limit)
         if self._leg is None:
@@ -128,7 +132,8 @@ class Ramp:
         point = self._leg.point
         assert point is not None  # noqa: S101 - feed() said so
         self._doubted = self._direct and self._doubtful(point)
-        longest = max(_LOOK_POLLS * window.poll_s, _LOOK_D * window.duration_s, _LOOK_S)
+        polls = _LOOK_POLLS * window.patience
+        longest = max(polls * window.poll_s, _LOOK_D * window.duration_s, _LOOK_S)
         if self._doubted and self._leg.measured_s < longest:
             return None
         self.points.append(point)
@@ -136,7 +141,7 @@ class Ramp:
 
     def _doubtful(self, point: Point) -> bool:
         gained = self._gained(point)
-        return gained is not None and gained < _DOUBT
+        return gained is not None and gained < self._flat_below + _DOUBT - _FLAT
 
     def _step(self, limit: float) -> Step:
         e = elasticity(self.points)
@@ -150,7 +155,7 @@ class Ramp:
         if not smaller:  # the load has changed, and not N
             return self._flat_end()
         below = max(smaller, key=lambda p: p.n)
-        least = _FLAT * math.log(last.n / below.n)
+        least = self._flat_below * math.log(last.n / below.n)
         self._check = Probe(below.n, last.n, least, turns=_CHECK_TURNS, points=[below, last])
         return Step(below.n, "throughput seems to rise no longer: measured once more")
 
@@ -177,10 +182,15 @@ class Ramp:
         reason = "first step" if e is None else f"throughput rises with N (elasticity {e:.2f})"
         return Step(n, reason)
 
+    @property
+    def _flat_below(self) -> float:
+        """Elasticity below which nothing more is to be gained."""
+        return min(_FLAT, _GAIN / (self._spread * math.log(_NEAR)))
+
     def _is_flat(self, e: float | None) -> bool:
         if self._direct:
             gained = self._gained(self.points[-1])
-            return self._doubted and gained is not None and gained < _FLAT
+            return self._doubted and gained is not None and gained < self._flat_below
         best = max(p.x for p in self.points)
         self._flat = self._flat + 1 if e is not None and e < _FLAT else 0
         return self._flat >= 2 or self.points[-1].x < 0.93 * best
@@ -205,7 +215,7 @@ class Ramp:
         if e is not None and e < _LINEAR and not early:
             self._near = True  # and stays so: one lucky measurement must not lead past a cliff
         if self._near and not early:
-            return _NEAR
+            return math.pow(_NEAR, self._spread)
         return _FAR if early and e is not None and e >= _LINEAR else _FIRST
 
     def _new_leg(self, window: Window) -> Leg:
@@ -215,4 +225,4 @@ class Ramp:
         # The prompts of what is added are taken in before the others go on: that is the cost of
         # the step and not of the new N, so it is left out.
         settle = max(poll, 0.5 * (self._factor - 1) * d)
-        return Leg(self._n, settle, poll if self._near else 2 * poll)
+        return Leg(self._n, settle, poll * window.patience if self._near else 2 * poll)

@@ -7,7 +7,8 @@ import math
 from fanout_workers.auto.probe import GAIN, LOSS, Probe, Verdict
 from fanout_workers.auto.window import Window
 
-#: Factors of the probes while refining, and while holding.
+#: Factors of the probes while refining, and while holding: to the power of `Window.spread`, as all
+#: that follow.
 _REFINE, _HOLD = (1.12, 1.08), 1.08
 #: A probe upwards that gains something, but not enough to tell from the noise, is followed by one
 #: twice as wide (in ln N), up to this factor: on a curve that rises slowly, small steps never show
@@ -17,9 +18,6 @@ _REFINE, _HOLD = (1.12, 1.08), 1.08
 _WIDEST = 1.3
 #: Factor of a probe beyond what a ramp has seen to be no better.
 _BEYOND = 1.025
-#: Where polls differ by chance, all these factors are raised to a power that grows with it, up to
-#: this one.
-_MOST_SPREAD = 2.0
 #: D between two probes while holding, at first; twice as long whenever nothing is found.
 _REST_D, _LONGEST_REST_D = 3.0, 40.0
 #: How long the outcome of a turn counts, in D.
@@ -83,8 +81,7 @@ class Search:
     def begin(self, n: int, least: int, limit: float, at: float, window: Window) -> bool:
         """Begin the next probe from `n`; False if there is no room for it."""
         patient = not self.steps
-        # Where polls differ by chance, only a larger step shows what it gains.
-        self._spread = min(_MOST_SPREAD, window.chance)
+        self._spread = window.spread
         factor = (self.steps[0] if self.steps else _HOLD) ** self._spread
         since = at - _REMEMBERED_D * window.duration_s
         if self._upward:
@@ -118,7 +115,8 @@ class Search:
             return False
         steep = verdict.delta > _RISING * math.log(probe.other / probe.base)
         if not verdict.accepted:
-            if steep and probe.other > self.fell_at and verdict.turns >= _SURE_TURNS:
+            undone = steep and self._upward and probe.other > self.fell_at
+            if undone and verdict.turns >= _SURE_TURNS:
                 self.fell_at = 0  # what the ramp saw holds no more
             self.failed(at)
             return False

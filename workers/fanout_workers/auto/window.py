@@ -17,8 +17,9 @@ _WOBBLE_POLLS = 30
 #: The part of the wobble's square that is chance, before pairs of changes are known; over how many
 #: pairs it is a mean, and what one of them counts at most.
 _WHITE, _WHITE_PAIRS, _MOST_TURNED = 0.25, 40, 3.0
-#: A scatter that does not matter.
-_LITTLE = 0.02
+#: A scatter that does not matter; and how much wider steps become for it, as an exponent, and how
+#: many times as long a look, at most.
+_LITTLE, _MOST_SPREAD, _MOST_PATIENCE = 0.02, 3.0, 4.0
 
 
 class Window:
@@ -86,6 +87,17 @@ class Window:
     def chance(self) -> float:
         """`scatter`, as a multiple of what does not matter; at least 1."""
         return max(1.0, self.scatter / _LITTLE)
+
+    @property
+    def spread(self) -> float:
+        """Exponent of a step's factor: where polls differ by chance, only a large one shows what
+        it gains."""
+        return min(_MOST_SPREAD, self.chance)
+
+    @property
+    def patience(self) -> float:
+        """How many times as long to look at an N: what comes by chance is averaged out."""
+        return min(_MOST_PATIENCE, self.chance**2)
 
     @property
     def poll_s(self) -> float:
