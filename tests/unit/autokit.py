@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from fanout_workers.auto import Bounds, Controller, Decision, Gauges, Observation, Streams
+from fanout_workers.auto.observe import Sample
 from fanout_workers.auto.window import Window
 
 POLL_S = 5.0
@@ -127,3 +128,8 @@ def looked_at(rates: Iterable[float]) -> Window:
         gauges = Gauges(10, 0, 0.01, 0, tokens)
         window.add(Observation(POLL_S * poll, 10, 10.0, 0, 0, 0.0, gauges=gauges))
     return window
+
+
+def polled(poll: int, n: int, rate: float) -> Sample:
+    """What a poll shows of `n` requests in flight that make `rate` tokens/s."""
+    return Sample(POLL_S * poll, POLL_S, n, n, n, rate, 0, 0, 0.0, 0)

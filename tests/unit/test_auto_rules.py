@@ -11,7 +11,6 @@ import pytest
 from fanout_workers.auto import Bounds, Controller, Remembered
 from fanout_workers.auto.leg import Point
 from fanout_workers.auto.levels import Levels
-from fanout_workers.auto.observe import Sample
 from fanout_workers.auto.probe import GAIN, Probe, Verdict
 from fanout_workers.auto.ramp import Ramp, elasticity, smallest_near_best
 from fanout_workers.auto.search import Search
@@ -24,6 +23,7 @@ from tests.unit.autokit import (
     flat_from,
     linear,
     looked_at,
+    polled,
     wandering,
 )
 
@@ -338,7 +338,7 @@ def test_where_polls_differ_by_chance_steps_are_larger() -> None:
     search.refine()
     assert search.begin(1000, 1, math.inf, 0.0, looked_at(by_chance(0.1)))
     assert search.probe is not None
-    assert search.probe.other == 1254
+    assert search.probe.other == 1405
     search.refine()
     assert search.begin(1000, 1, math.inf, 0.0, looked_at(wandering(0.02)))
     assert search.probe.other == 1120
@@ -348,12 +348,58 @@ def test_where_polls_differ_by_chance_a_probe_looks_for_longer() -> None:
     def polls(window: Window) -> int:
         probe = Probe(100, 100, GAIN)
         for poll in itertools.count(1):
-            sample = Sample(5.0 * poll, 5.0, 100, 100.0, 100.0, 1000.0, 0, 0, 0.0, 0)
-            if probe.feed(sample, window) is not None:
+            if probe.feed(polled(poll, 100, 1000.0), window) is not None:
                 return poll
         raise AssertionError
 
     assert polls(looked_at(by_chance(0.1))) > 2 * polls(looked_at(wandering(0.0)))
+
+
+def test_where_polls_differ_by_chance_a_ramp_takes_wide_steps_after_long_looks() -> None:
+    def first(window: Window) -> tuple[int, int]:
+        ramp = Ramp(100, True, True, 0)
+        for poll in itertools.count(1):
+            step = ramp.feed(polled(poll, 100, 1000.0), window, 1000.0)
+            if step is not None:
+                return step.n, poll
+        raise AssertionError
+
+    n, polls = first(looked_at(wandering(0.0)))
+    wide, long = first(looked_at(by_chance(0.1)))
+    assert (n, wide) == (106, 119)
+    assert long > polls + 2
+
+
+def test_where_polls_differ_by_chance_a_ramp_goes_on_for_less() -> None:
+    def ends(window: Window) -> bool:
+        """Whether the ramp ends by ten times its first N where throughput is N to the .12."""
+        ramp, n = Ramp(100, True, True, 0), 100
+        for poll in itertools.count(1):
+            step = ramp.feed(polled(poll, n, n**0.12), window, 1000.0)
+            n = n if step is None else step.n
+            if step is not None and step.end is not None:
+                return step.end == "flat"
+        raise AssertionError
+
+    assert ends(looked_at(wandering(0.0)))
+    assert not ends(looked_at(by_chance(0.1)))
+
+
+def test_only_a_gain_undoes_the_fall_that_a_ramp_has_seen() -> None:
+    def tried(*deltas: float) -> int:
+        """Probes from 1000, the first upwards, each with the gain that its eight turns found."""
+        search = Search()
+        search.refine()
+        search.fell_at = 900
+        for delta in deltas:
+            assert search.begin(1000, 1, math.inf, 0.0, looked_at(wandering(0.0)))
+            assert search.probe is not None
+            search.judged(search.probe, Verdict(False, delta, 8), 0.0)
+        return search.fell_at
+
+    assert tried(0.015) == 0
+    assert tried(-0.01) == 900
+    assert tried(-0.01, -0.02) == 900  # less than a quarter of what N was lowered by
 
 
 def test_after_a_gain_probes_begin_anew_with_small_steps() -> None:
