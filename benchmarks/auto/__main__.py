@@ -16,17 +16,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from loop import Load
 from policies import Aimd, Auto, Gradient
-from servers import H100, KINDS, PUBLISHED, unseen
+from servers import CPU, H100, KINDS, PUBLISHED, unseen
 from trials import SHORT_S, Best, Trial, best_of, row, shares
 
 #: Two cores, and nobody needs to wait for the numbers.
 PROCESSES = 2
 LONGER = Load(longer=3.0, longer_from_s=3600, longer_until_s=9000)
 
-#: What the server of an H100 was sent, and the same with replies of a third.
+#: Real servers and what they were sent: an H100, the same with replies of a third, and a processor
+#: whose polls differ by chance.
 REAL = {
-    "replies of 330": Load(330.0, 0.7, 1500, 900),
-    "replies of 110": Load(110.0, 0.7, 400, 900),
+    "graphics card, replies of 330": (H100, Load(330.0, 0.7, 1500, 900), 0.0),
+    "graphics card, replies of 110": (H100, Load(110.0, 0.7, 400, 900), 0.0),
+    "processor, 8.5 % by chance": (CPU, Load(330.0, 0.8, 1500, 140), 0.085),
 }
 
 Row = dict[str, Any]
@@ -99,18 +101,21 @@ def shared(pool: Pool, seeds: int) -> Row:
 
 
 def real(pool: Pool, seeds: int) -> Row:
-    """A server of the shape of a real one, of which prompts are much or most of the work."""
+    """Servers of the shapes of real ones: prompts are much of the work, or chance of the speed."""
     found: Row = {}
     marks = (SHORT_S / 3, SHORT_S)
-    for words, load in REAL.items():
-        best = best_of(pool, H100, seeds, load=load, marks=marks)
-        trials = [Trial(H100, Auto, seed, load=load, marks=marks) for seed in range(seeds)]
+    for words, (profile, load, chance) in REAL.items():
+        best = best_of(pool, profile, seeds, load=load, marks=marks)
+        trials = [
+            Trial(profile, Auto, seed, load=load, marks=marks, chance=chance)
+            for seed in range(seeds)
+        ]
         outcomes = pool.map(Trial.run, trials, chunksize=1)
         pairs = list(zip(outcomes, best.outcomes, strict=True))
         whole = [o.marks[SHORT_S] / b.marks[SHORT_S] for o, b in pairs]
         last = [o.since(marks[0]) / b.since(marks[0]) for o, b in pairs]
         found[words] = told(
-            f"h100: {words}",
+            f"real: {words}",
             {
                 **shares("at_45_min", whole),
                 **shares("last_30_min", last),

@@ -158,10 +158,19 @@ class Loop:
         seed: of lengths and noise.
         noise: standard deviation of the server's speed.
         mode: what the policy sees: M the server's metrics, T streamed tokens, C completions.
+        chance: standard deviation of what the server's count of tokens says of the time between
+            two polls, a share of it; no poll knows of another.
     """
 
     def __init__(
-        self, profile: Profile, policy: Policy, load: Load, seed: int, noise: float, mode: str
+        self,
+        profile: Profile,
+        policy: Policy,
+        load: Load,
+        seed: int,
+        noise: float,
+        mode: str,
+        chance: float = 0.0,
     ) -> None:
         self.engine = Engine(profile, seed=seed, noise=noise)
         self.owner: dict[Sequence, _Client] = {}
@@ -169,6 +178,8 @@ class Loop:
         self._random = random.Random(seed + 1)
         self._mu = math.log(load.output_tokens) - load.sigma**2 / 2
         self._own, self._other = _Client(self, "own"), _Client(self, "other")
+        self._chance, self._chances = chance, random.Random(seed + 2)
+        self._generated = self._shown = 0.0
         self._counted = self._begun = 0
         self._timeouts = 0
         self._numbers = 0
@@ -238,7 +249,7 @@ class Loop:
             shown = self.engine.gauges(now)
             gauges = Gauges(
                 shown.running, shown.waiting, shown.kv_use, shown.preemptions,
-                shown.generation_tokens, shown.prompt_tokens,
+                self._count_of(shown.generation_tokens), shown.prompt_tokens,
             )  # fmt: skip
         elif self._mode == "T":
             streams = self._streams(now, tokens)
@@ -246,6 +257,13 @@ class Loop:
             now, len(own.open), area / passed if passed else 0.0, completed, tokens, latency_s,
             timeouts, overloads, 0.0, gauges, streams,
         )  # fmt: skip
+
+    def _count_of(self, generated: float) -> float:
+        """What the server's counter shows when so many tokens have been generated."""
+        came, self._generated = generated - self._generated, generated
+        off = self._chances.gauss(0.0, self._chance) if self._chance else 0.0
+        self._shown += came * max(0.0, 1.0 + off)
+        return self._shown
 
     def _streams(self, now: float, completed_tokens: int) -> Streams:
         shown, unstarted, stalled, begun = 0, 0, 0, 0

@@ -21,6 +21,16 @@ H100 = Profile(
     prompt_tokens=900,
     output_tokens=330,
 )  # fmt: skip
+#: Two processor cores with vLLM 0.32, a model of 25M and all else on them, as docs/auto.md has it.
+#: What is below 64, and beyond 384, is not measured but plausible.
+CPU = Profile(
+    name="cpu 25m",
+    points=((1, 65.0), (16, 546.0), (64, 1100.0), (192, 1328.0), (384, 1400.0), (768, 1420.0)),
+    kv_capacity_tokens=5_000_000,
+    prefill_tokens_per_s=6000,
+    prompt_tokens=140,
+    output_tokens=330,
+)
 _GRID = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
 _ROOMY = 50_000_000
 

@@ -27,10 +27,11 @@ class Trial:
     noise: float = NOISE
     load: Load = field(default_factory=Load)
     marks: tuple[float, ...] = MARKS
+    chance: float = 0.0
 
     def run(self) -> Outcome:
         policy = Fixed(self.policy) if isinstance(self.policy, int) else self.policy()
-        loop = Loop(self.profile, policy, self.load, self.seed, self.noise, self.mode)
+        loop = Loop(self.profile, policy, self.load, self.seed, self.noise, self.mode, self.chance)
         return loop.run(list(self.marks))
 
 

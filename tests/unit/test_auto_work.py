@@ -71,6 +71,18 @@ def test_longer_prompts_are_known_before_a_reply_comes() -> None:
     assert lengths.growth > 1.5
 
 
+def test_prompts_that_are_taken_in_later_than_they_were_sent_are_not_longer() -> None:
+    lengths = Lengths()
+    lengths.began(0.0)
+    for poll in range(20):
+        lengths.ended(Observation(5.0 * poll, 200, 200.0, 5, 1500, 250.0), 5.0)
+        lengths.started(5.0, 5 * 1500.0)
+    lengths.started(85.0, 20 * 1500.0)  # a step up by 80: the server reads 50 prompts in a poll
+    for taken_in in (50, 25, 5, 5, 5):
+        lengths.started(5.0, taken_in * 1500.0)
+        assert lengths.growth < 1.1
+
+
 def test_n_comes_down_before_longer_prompts_fill_the_cache() -> None:
     server = Formula(linear, kv_of=lambda n: n / 200)
     one = Controller(Bounds(16), Remembered(190, phase="hold"), running=190)

@@ -9,6 +9,10 @@ from fanout_workers.auto.observe import Observation
 
 #: Requests that make a mean.
 _ENOUGH = 24
+#: A request counts when it is sent, its prompt when the server has taken it in: after a large step
+#: up that is some polls later. So many polls' worth of the largest of late are remembered, and how
+#: large it was is forgotten by this factor at each poll.
+_POLLS, _BURST_KEPT = 2.0, 0.8
 #: A request in flight has generated more than half of a mean reply, for long ones are in flight
 #: for longer: E[L^2] / 2 E[L], with lengths that scatter by half of their mean.
 _GENERATED = 0.64
@@ -41,7 +45,7 @@ class _Sums:
 
 
 class Lengths:
-    """Means over about one D; `fresh` ones over the last two dozen requests; the mix over many D.
+    """Means over about one D; `fresh` ones over the last few polls; the mix over many D.
 
     Attributes:
         tokens: of a reply, mean; None before any came.
@@ -53,7 +57,7 @@ class Lengths:
         self._at = 0.0
         self._latency_s = 0.0
         self._late, self._mix = _Sums(), _Sums()
-        self._fresh_starts = self._fresh_prompts = 0.0
+        self._fresh_starts = self._fresh_prompts = self._burst = 0.0
 
     @property
     def duration_s(self) -> float:
@@ -123,6 +127,8 @@ class Lengths:
         for sums in (self._late, self._mix):
             sums.starts += requests
             sums.prompts += prompts
-        kept = min(1.0, _ENOUGH / (self._fresh_starts + requests)) if self._fresh_starts else 1.0
+        self._burst = max(requests, _BURST_KEPT * self._burst)
+        enough = max(_ENOUGH, _POLLS * self._burst)
+        kept = min(1.0, enough / (self._fresh_starts + requests)) if self._fresh_starts else 1.0
         self._fresh_starts = self._fresh_starts * kept + requests
         self._fresh_prompts = self._fresh_prompts * kept + prompts
