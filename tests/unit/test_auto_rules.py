@@ -370,6 +370,20 @@ def test_where_polls_differ_by_chance_a_ramp_takes_wide_steps_after_long_looks()
     assert long > polls + 2
 
 
+def test_where_polls_differ_by_chance_a_ramp_checks_against_an_n_further_below() -> None:
+    def step_back(window: Window) -> float:
+        ramp, n = Ramp(100, True, True, 0), 100
+        for poll in itertools.count(1):
+            step = ramp.feed(polled(poll, n, min(n, 150)), window, 1000.0)
+            if step is not None and step.n < n:
+                return n / step.n
+            n = n if step is None else step.n
+        raise AssertionError
+
+    assert step_back(looked_at(wandering(0.0))) == pytest.approx(1.06, abs=0.01)
+    assert step_back(looked_at(by_chance(0.1))) > 1.4
+
+
 def test_where_polls_differ_by_chance_a_ramp_goes_on_for_less() -> None:
     def ends(window: Window) -> bool:
         """Whether the ramp ends by ten times its first N where throughput is N to the .12."""
@@ -570,6 +584,32 @@ def test_an_n_that_gave_clearly_more_is_gone_back_to() -> None:
     assert levels.better(150, 9000.0, 50.0, 0.0) is None  # too long ago
     levels.clear()
     assert levels.better(150, 420.0, 50.0, 0.0) is None
+
+
+def test_an_n_that_gave_more_while_the_server_was_faster_is_not_gone_back_to() -> None:
+    speed = 1.0
+    server = Formula(lambda n: speed * flat_from(100)(n))
+    one = Controller(Bounds(16), Remembered(80, phase="hold"), running=80)
+    for _ in range(3):
+        server.until(one, lambda d: d.phase == "hold" and "N 98 against 106" in d.reason)
+    speed = 0.8
+    told = server.until(one, lambda d: "clearly more" in d.reason)
+    assert told.n == 106
+    for _ in range(400):
+        server.drive(one, 1)
+        assert one.memory.n > 90
+
+
+def test_what_a_probe_adds_may_queue_for_a_moment() -> None:
+    server = Formula(flat_from(1000, 0.2))
+    one = Controller(Bounds(16), Remembered(80, phase="hold"), running=80)
+    before, found = 80, []
+    for _ in range(100):
+        server.slots = before if one.n > before else 10_000
+        before = one.n
+        found += [d.reason for d in server.drive(one, 1)]
+    assert any(" against 80: +" in reason for reason in found)
+    assert "requests queue in the server" not in found
 
 
 def test_decisions_carry_their_inputs() -> None:

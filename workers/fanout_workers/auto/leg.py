@@ -37,7 +37,7 @@ class Leg:
             self.samples.clear()
             self._settled_s = 0.0
             return False
-        if self._settled_s < self.settle_s:
+        if self.settling:
             self._settled_s += sample.dt_s
             return False
         self.samples.append(sample)
@@ -58,6 +58,11 @@ class Leg:
             return True
         del self.samples[0]
         return False
+
+    @property
+    def settling(self) -> bool:
+        """Whether nothing is measured yet."""
+        return self._settled_s < self.settle_s
 
     @property
     def measured_s(self) -> float:

@@ -64,6 +64,11 @@ class Probe:
         """N to be set now."""
         return self.base if len(self.points) % 2 == 0 else self.other
 
+    @property
+    def settling(self) -> bool:
+        """Whether N has just been changed: what has been added may still queue."""
+        return self._leg is None or self._leg.settling
+
     def feed(self, sample: Sample, window: Window) -> Verdict | None:
         """Take a poll at `n`; the verdict when there is one."""
         direct = sample.rate is not None

@@ -29,6 +29,9 @@ _LOOK_POLLS, _LOOK_D, _LOOK_S = 3, 0.15, 15.0
 #: What seems to gain nothing is compared with the N below it in turns, at most so many: the speed
 #: wanders by more from one step to the next than a step gains.
 _CHECK_TURNS = 3
+#: Where polls differ by chance, with one further below, to this power of a step for each that
+#: `Window.spread` is above 1: what two or three steps gain can be told, what one does cannot.
+_CHECK_BELOW = 4.0
 #: Loss in turns, as ln of the ratio, from which on it was a fall and not a plateau.
 _FALL = 0.005
 #: Completions tell of the N of so many D ago; D is the present one, which grows with N.
@@ -151,10 +154,11 @@ class Ramp:
 
     def _begin_check(self) -> Step:
         last = self.points[-1]
-        smaller = [p for p in reversed(self.points) if p.n < last.n]
+        smaller = sorted((p for p in reversed(self.points) if p.n < last.n), key=lambda p: -p.n)
         if not smaller:  # the load has changed, and not N
             return self._flat_end()
-        below = max(smaller, key=lambda p: p.n)
+        most = last.n / math.pow(_NEAR, _CHECK_BELOW * (self._spread - 1))
+        below = next((p for p in smaller if p.n <= most), smaller[-1])
         least = self._flat_below * math.log(last.n / below.n)
         self._check = Probe(below.n, last.n, least, turns=_CHECK_TURNS, points=[below, last])
         return Step(below.n, "throughput seems to rise no longer: measured once more")

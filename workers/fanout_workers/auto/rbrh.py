@@ -136,10 +136,10 @@ class Controller:
         if self._search.probe is None and self.phase != "ramp":
             d, variance = self._window.duration_s, self._window.scatter**2 * self._window.poll_s
             if (better := self._levels.better(self.n, sample.at, d, variance)) is not None:
-                reason = f"N {better} gave clearly more than {self.n}"
-                self._set(better)
-                self._start_holding(sample.at)
-                return True, reason
+                # At another time: the server may have been faster then.
+                self._levels.clear()
+                self._search.compare(self.n, better)
+                return True, f"N {better} gave clearly more than {self.n}: measured in turns"
         match self.phase:
             case "ramp":
                 return self._ramp_on(sample)
@@ -318,7 +318,7 @@ class Controller:
         return True, "no room"
 
     def _probing(self, probe: Probe, sample: Sample) -> tuple[bool, str]:
-        if self._brake.pressed and self.n > probe.base:
+        if self._brake.pressed and self.n > probe.base and not probe.settling:
             self._set(probe.base)
             self._search.failed(sample.at)
             return True, "requests queue in the server"

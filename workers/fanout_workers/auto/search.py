@@ -99,6 +99,11 @@ class Search:
         self.probe = Probe(n, other, -LOSS - self._given, known, patient)
         return True
 
+    def compare(self, n: int, smaller: int) -> None:
+        """Look in turns at a smaller N that seems to have given more."""
+        self._upward = False
+        self.probe = Probe(n, smaller, 0.0)
+
     def _furthest(self, n: int) -> float:
         """Where a probe upwards from `n` ends: a very small step beyond what a ramp has seen."""
         if not self.fell_at or (n * _HOLD > self.fell_at and self._reach > 1.0):
