@@ -569,7 +569,7 @@ def test_a_takeover_goes_on_from_the_n_in_force() -> None:
 # --- levels
 
 
-def test_an_n_that_gave_clearly_more_is_gone_back_to() -> None:
+def test_an_n_that_gave_clearly_more_is_found() -> None:
     levels = Levels()
     levels.add(100, 1000.0, 300.0, 0.0, 50.0)
     levels.add(110, 995.0, 300.0, 300.0, 50.0)

@@ -59,12 +59,19 @@ def test_while_n_rises_short_replies_are_no_other_work(steady: bool) -> None:
     assert not work.changed(window, True)
 
 
-def test_longer_prompts_are_known_before_a_reply_comes() -> None:
+def served(a_poll: int) -> Lengths:
+    """After twenty polls with so many requests each: prompts of 1,500, replies of 300."""
     lengths = Lengths()
     lengths.began(0.0)
     for poll in range(20):
-        lengths.ended(Observation(5.0 * poll, 200, 200.0, 20, 6000, 1000.0), 5.0)
-        lengths.started(20.0, 20 * 1500.0)
+        seen = Observation(5.0 * poll, 200, 200.0, a_poll, 300 * a_poll, 50.0 * a_poll)
+        lengths.ended(seen, 5.0)
+        lengths.started(a_poll, 1500.0 * a_poll)
+    return lengths
+
+
+def test_longer_prompts_are_known_before_a_reply_comes() -> None:
+    lengths = served(20)
     assert lengths.growth == pytest.approx(1.0)
     for _ in range(2):
         lengths.started(20.0, 20 * 4500.0)
@@ -72,11 +79,7 @@ def test_longer_prompts_are_known_before_a_reply_comes() -> None:
 
 
 def test_prompts_that_are_taken_in_later_than_they_were_sent_are_not_longer() -> None:
-    lengths = Lengths()
-    lengths.began(0.0)
-    for poll in range(20):
-        lengths.ended(Observation(5.0 * poll, 200, 200.0, 5, 1500, 250.0), 5.0)
-        lengths.started(5.0, 5 * 1500.0)
+    lengths = served(5)
     lengths.started(85.0, 20 * 1500.0)  # a step up by 80: the server reads 50 prompts in a poll
     for taken_in in (50, 25, 5, 5, 5):
         lengths.started(5.0, taken_in * 1500.0)

@@ -107,7 +107,6 @@ class Ramp:
         self._leg: Leg | None = None
         self._factor = 1.0
         self._n = n
-        self._doubted = False
         self._flat = 0
         self._stepped_at = -math.inf
         self._wobble, self._spread = WOBBLE, 1.0
@@ -134,17 +133,13 @@ class Ramp:
         self._wobble = min(_MOST_WOBBLE, max(WOBBLE, window.wobble))
         point = self._leg.point
         assert point is not None  # noqa: S101 - feed() said so
-        self._doubted = self._direct and self._doubtful(point)
         polls = _LOOK_POLLS * window.patience
         longest = max(polls * window.poll_s, _LOOK_D * window.duration_s, _LOOK_S)
-        if self._doubted and self._leg.measured_s < longest:
+        doubted = self._direct and self._gains_less(point, self._flat_below + _DOUBT - _FLAT)
+        if doubted and self._leg.measured_s < longest:
             return None
         self.points.append(point)
         return self._step(limit)
-
-    def _doubtful(self, point: Point) -> bool:
-        gained = self._gained(point)
-        return gained is not None and gained < self._flat_below + _DOUBT - _FLAT
 
     def _step(self, limit: float) -> Step:
         e = elasticity(self.points)
@@ -193,11 +188,14 @@ class Ramp:
 
     def _is_flat(self, e: float | None) -> bool:
         if self._direct:
-            gained = self._gained(self.points[-1])
-            return self._doubted and gained is not None and gained < self._flat_below
+            return self._gains_less(self.points[-1], self._flat_below)
         best = max(p.x for p in self.points)
         self._flat = self._flat + 1 if e is not None and e < _FLAT else 0
         return self._flat >= 2 or self.points[-1].x < 0.93 * best
+
+    def _gains_less(self, point: Point, than: float) -> bool:
+        gained = self._gained(point)
+        return gained is not None and gained < than
 
     def _gained(self, last: Point) -> float | None:
         """Elasticity between the last point and those a few steps below it."""
